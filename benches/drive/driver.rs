@@ -1,0 +1,219 @@
+//! Measures a server beside its baselines; the scripts `scripts/bench-*` call it.
+//!
+//! Every command starts its servers itself, pins them to one core and the client to another, runs
+//! baseline and server in interleaved rounds, and compares medians of the same run. See
+//! `docs/benchmarking.md`.
+
+mod echo;
+mod fanout;
+mod hold;
+mod idle;
+mod machine;
+mod measure;
+mod report;
+mod server;
+mod shards;
+mod syscalls;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+
+use measure::Setup;
+use server::Launch;
+
+/// A shard's table of descriptors holds 20,000 on an ordinary machine; balance needs some room.
+const CONNECTIONS_PER_SHARD: u32 = 17_000;
+
+#[derive(Parser)]
+#[command(about = "Measures ringwire beside its baselines")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Args)]
+struct Options {
+    /// The server's program [default: ringwire, beside the directory of this program].
+    #[arg(long, global = true)]
+    server: Option<PathBuf>,
+    /// Measure the baseline against itself: how much of a ratio is noise.
+    #[arg(long, global = true)]
+    self_check: bool,
+    /// One short round of everything, small: shows that it works, not how fast.
+    #[arg(long, global = true)]
+    quick: bool,
+    /// Interleaved rounds per case [default: 5; 1 with --quick].
+    #[arg(long, global = true)]
+    rounds: Option<u32>,
+    /// Length of a window, in seconds [default: 3; 0.3 with --quick].
+    #[arg(long, global = true)]
+    seconds: Option<f64>,
+    /// Only cases whose name contains this.
+    #[arg(long, global = true)]
+    only: Option<String>,
+    /// The server's core.
+    #[arg(long, global = true, default_value_t = 0)]
+    server_core: usize,
+    /// The client's core.
+    #[arg(long, global = true, default_value_t = 1)]
+    client_core: usize,
+    /// Where raw data goes.
+    #[arg(long, global = true, default_value = "target/bench")]
+    out: PathBuf,
+    /// Fail (exit code 1) when a figure is not reached.
+    #[arg(long, global = true)]
+    strict: bool,
+}
+
+#[derive(Clone, Copy, Subcommand)]
+enum Command {
+    /// Echo: processor time per message, system calls, latency; handshakes.
+    Echo,
+    /// Fan-out: processor time per delivery, deliveries per second.
+    Fanout,
+    /// Memory of idle connections: user and kernel.
+    Idle,
+    /// Two shards against one: user time per message.
+    Shards,
+    /// 100,000 connections to one process, one message to all.
+    Hold {
+        /// Connections; the server gets one shard per 17,000, six for 100,000.
+        #[arg(long, default_value_t = 100_000)]
+        connections: u32,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(reached) if reached || !arguments.options.strict => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<bool> {
+    let options = &arguments.options;
+    std::fs::create_dir_all(&options.out)
+        .with_context(|| format!("cannot make {}", options.out.display()))?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let core = |core: usize| core.min(cores - 1);
+    let quick = options.quick;
+    let seconds = options.seconds.unwrap_or(if quick { 0.3 } else { 3.0 });
+    let setup = Setup {
+        rounds: options.rounds.unwrap_or(if quick { 1 } else { 5 }),
+        warm_up: Duration::from_millis(if quick { 50 } else { 500 }),
+        window: Duration::from_secs_f64(seconds),
+        server_core: core(options.server_core),
+        client_core: core(options.client_core),
+        out: options.out.clone(),
+    };
+    server::pin_thread(&[setup.client_core])?;
+    let programs = Programs::find(options)?;
+    let only = options.only.as_deref();
+    match arguments.command {
+        Command::Echo => {
+            let baseline = programs.baseline("epoll_echo", &setup);
+            let ringwire = programs.ringwire(&setup, &baseline);
+            echo::run(&setup, &baseline, &ringwire, quick, only)
+        }
+        Command::Fanout => {
+            let floor = programs.baseline("fanout_floor", &setup);
+            let ringwire = programs.ringwire(&setup, &floor);
+            fanout::run(&setup, &floor, &ringwire, quick, only)
+        }
+        Command::Idle => {
+            let mut holder = programs.baseline("epoll_echo", &setup);
+            holder.name = "held".to_owned();
+            holder.arguments.push("--hold".to_owned());
+            let ringwire = programs.ringwire(&setup, &holder);
+            idle::run(&setup, &holder, &ringwire, quick)
+        }
+        Command::Shards => {
+            let server = programs.server()?;
+            let launch = |cores: &[usize]| ringwire(server, cores.len(), cores);
+            shards::run(&setup, launch, quick, only)
+        }
+        Command::Hold { connections } => {
+            let connections = if quick { connections / 50 } else { connections };
+            let shards = connections.div_ceil(CONNECTIONS_PER_SHARD).max(2);
+            server::pin_thread(&(0..cores).collect::<Vec<_>>())?;
+            let ringwire = ringwire(programs.server()?, shards as usize, &[]);
+            hold::run(&setup, &ringwire, connections)
+        }
+    }
+}
+
+/// Where the servers are.
+struct Programs {
+    examples: PathBuf,
+    /// `None`: the baselines are measured against themselves.
+    server: Option<PathBuf>,
+}
+
+impl Programs {
+    fn find(options: &Options) -> anyhow::Result<Self> {
+        let this = std::env::current_exe()?;
+        let examples = this.parent().map(Path::to_path_buf).unwrap_or_default();
+        let server = match (&options.server, options.self_check) {
+            (_, true) => None,
+            (Some(server), false) => Some(server.clone()),
+            (None, false) => Some(examples.join("../ringwire")),
+        };
+        Ok(Self { examples, server })
+    }
+
+    fn baseline(&self, name: &str, setup: &Setup) -> Launch {
+        Launch {
+            name: name.to_owned(),
+            program: self.examples.join(name),
+            arguments: Vec::new(),
+            cores: vec![setup.server_core],
+        }
+    }
+
+    /// ringwire with one shard on the server's core; the baseline under another name for a self-check.
+    fn ringwire(&self, setup: &Setup, baseline: &Launch) -> Launch {
+        match &self.server {
+            Some(program) => ringwire(program, 1, &[setup.server_core]),
+            None => Launch {
+                name: "itself".to_owned(),
+                ..baseline.clone()
+            },
+        }
+    }
+
+    fn server(&self) -> anyhow::Result<&Path> {
+        self.server
+            .as_deref()
+            .context("this command has no baseline to check against itself")
+    }
+}
+
+/// ringwire with `shards`, on `cores` if there are any.
+fn ringwire(program: &Path, shards: usize, cores: &[usize]) -> Launch {
+    let mut words = vec!["serve", "--listen", "127.0.0.1:0", "--shards"]
+        .into_iter()
+        .map(str::to_owned)
+        .collect::<Vec<_>>();
+    words.push(shards.to_string());
+    if !cores.is_empty() {
+        let list: Vec<String> = cores.iter().map(usize::to_string).collect();
+        words.extend(["--cores".to_owned(), list.join(",")]);
+    }
+    Launch {
+        name: "ringwire".to_owned(),
+        program: program.to_owned(),
+        arguments: words,
+        cores: cores.to_vec(),
+    }
+}

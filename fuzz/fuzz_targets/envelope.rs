@@ -1,0 +1,146 @@
+//! The JSON envelope. What is accepted points into the input and says what an ordinary JSON reader
+//! finds there; what is refused is answered with JSON.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use ringwire::session::envelope::{
+    Command, Envelope, MAX_ID_BYTES, Refused, parse, write_error, write_string,
+};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+/// An error as a client reads it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Answer<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    code: String,
+    error: String,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+}
+
+fn assert_within(text: &[u8], part: &str) {
+    assert!(
+        text.as_ptr_range().start <= part.as_ptr()
+            && part.as_bytes().as_ptr_range().end <= text.as_ptr_range().end,
+        "{part:?} is a copy"
+    );
+}
+
+fn assert_id(text: &[u8], id: &str) {
+    assert_within(text, id);
+    assert!(id.len() <= MAX_ID_BYTES);
+    // No number type takes them all, but a string or an integer ends the same way it begins.
+    let digits = id.strip_prefix('-').unwrap_or(id);
+    let is_integer = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let is_string = id.len() >= 2 && id.starts_with('"') && id.ends_with('"');
+    assert!(is_integer || is_string, "{id}");
+    assert_json(id);
+}
+
+/// By the grammar of RFC 8259: a `Value` would also refuse lone surrogates and deep nesting.
+fn assert_json(text: &str) {
+    serde_json::from_str::<IgnoredAny>(text).expect("JSON");
+}
+
+fn channel_of<'a>(command: &'a Command<'_>) -> Option<&'a str> {
+    match command {
+        Command::Subscribe { channel }
+        | Command::Unsubscribe { channel }
+        | Command::Publish { channel, .. } => Some(channel),
+        Command::Connect | Command::Ping | Command::Pong | Command::NotAvailable { .. } => None,
+    }
+}
+
+fn accepted(text: &[u8], envelope: &Envelope<'_>, channel_name_bytes: usize) {
+    // What another reader of the same text sees, where it can read it.
+    let seen = serde_json::from_slice::<Value>(text).ok();
+    let sees = |field: &str, value: Value| {
+        if let Some(seen) = &seen {
+            assert_eq!(seen[field], value, "{field}");
+        }
+    };
+    let reread = |part: &str| serde_json::from_str::<Value>(part);
+    if let Some(id) = envelope.id {
+        assert_id(text, id);
+        if let Ok(value) = reread(id) {
+            sees("id", value);
+        }
+    }
+    if let Some(channel) = channel_of(&envelope.command) {
+        assert!((1..=channel_name_bytes).contains(&channel.len()));
+        assert!(!channel.chars().any(char::is_control));
+        sees("channel", channel.into());
+        let mut written = Vec::new();
+        write_string(&mut written, channel);
+        assert_eq!(
+            serde_json::from_slice::<String>(&written).expect("a string"),
+            channel
+        );
+    }
+    let kind = match &envelope.command {
+        Command::Connect => "connect",
+        Command::Subscribe { .. } => "subscribe",
+        Command::Unsubscribe { .. } => "unsubscribe",
+        Command::Publish { data, echo, .. } => {
+            assert_within(text, data);
+            assert_json(data);
+            if let Ok(value) = reread(data) {
+                sees("data", value);
+            }
+            if !echo {
+                sees("echo", false.into());
+            }
+            match seen.as_ref().map(|seen| &seen["type"]) {
+                Some(Value::String(kind)) if kind == "message" => "message",
+                _ => "publish",
+            }
+        }
+        Command::Ping => "ping",
+        Command::Pong => "pong",
+        Command::NotAvailable { kind } => kind,
+    };
+    sees("type", kind.into());
+}
+
+fn refused(text: &[u8], refused: &Refused<'_>) {
+    assert!(["invalid_json", "invalid_message", "unknown_type"].contains(&refused.code));
+    assert!(!refused.error.is_empty());
+    if let Some(id) = refused.id {
+        assert_id(text, id);
+    }
+    let mut out = Vec::new();
+    write_error(&mut out, refused.code, &refused.error, refused.id);
+    let answer: Answer<'_> = serde_json::from_slice(&out).expect("JSON");
+    assert_eq!(answer.kind, "error");
+    assert_eq!(answer.code, refused.code);
+    assert_eq!(answer.error, refused.error);
+    assert_eq!(answer.id.map(RawValue::get), refused.id);
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let [limit, text @ ..] = bytes else {
+        return;
+    };
+    let limit = usize::from(*limit);
+    let result = parse(text, limit);
+    match &result {
+        Ok(envelope) => accepted(text, envelope, limit),
+        Err(error) => refused(text, error),
+    }
+    // The bound on names changes nothing but what happens to names beyond it.
+    let unbounded = parse(text, usize::MAX);
+    let too_long = matches!(&unbounded, Ok(envelope)
+        if channel_of(&envelope.command).is_some_and(|channel| channel.len() > limit));
+    if too_long {
+        assert_eq!(result.map_err(|error| error.code), Err("invalid_message"));
+    } else if unbounded.is_ok() {
+        assert_eq!(result, unbounded);
+    } else {
+        assert!(result.is_err());
+    }
+});

@@ -1,0 +1,84 @@
+//! The command line: flags and subcommands, and what they print.
+//!
+//! Exit codes: 0 done, 1 failed while running, 2 wrong flags or configuration.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod config;
+mod flags;
+mod serve;
+
+pub use flags::SettingFlags;
+
+/// Something went wrong while running.
+pub const FAILURE: u8 = 1;
+/// Flags, environment or file are wrong. Clap uses the same.
+pub const USAGE: u8 = 2;
+
+/// A WebSocket messaging server for one Linux machine.
+#[derive(Debug, Parser)]
+#[command(name = "ringwire", version, styles = flags::STYLES, max_term_width = 100)]
+#[command(
+    arg_required_else_help = true,
+    subcommand_required = true,
+    propagate_version = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Subcommands,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subcommands {
+    /// Run the server
+    Serve(SettingFlags),
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+}
+
+/// Runs the program with the arguments of the process.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Subcommands::Serve(flags) => serve::run(flags),
+        Subcommands::Config(command) => config::run(command),
+    };
+    match result {
+        Ok(code) => code,
+        // Who pipes into `head` has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringwire: {error:#}");
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Writes to standard output; unlike `println!`, a closed pipe is an error and no panic.
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,472 @@
+//! Every bound of the system, each with its unit and its reason.
+//!
+//! A [`Bound`] belongs to one setting of [`super::settings::SETTINGS`], which is where its name is;
+//! the plain constants are bounds that nobody can set. Relations between them are asserted at the
+//! end of this file, at compile time.
+
+/// What a number counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Things: shards, entries, channels.
+    Count,
+    /// Bytes.
+    Bytes,
+    /// Milliseconds.
+    Milliseconds,
+    /// Microseconds.
+    Microseconds,
+}
+
+/// Default, minimum and maximum of one numeric setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    /// The value when nobody sets one; `None`: worked out at start (`auto`).
+    pub default: Option<u64>,
+    /// Smallest value, apart from 0 where `zero` allows it.
+    pub min: u64,
+    /// Largest value.
+    pub max: u64,
+    /// What 0 means, where 0 is allowed although it lies below `min`.
+    pub zero: Option<&'static str>,
+    /// Whether only powers of two are allowed.
+    pub power_of_two: bool,
+    /// What the numbers count.
+    pub unit: Unit,
+    /// Why the bounds are where they are.
+    pub why: &'static str,
+}
+
+impl Bound {
+    const fn new(unit: Unit, default: u64, min: u64, max: u64, why: &'static str) -> Bound {
+        Bound {
+            default: Some(default),
+            min,
+            max,
+            zero: None,
+            power_of_two: false,
+            unit,
+            why,
+        }
+    }
+
+    const fn auto(unit: Unit, min: u64, max: u64, why: &'static str) -> Bound {
+        Bound {
+            default: None,
+            min,
+            max,
+            zero: None,
+            power_of_two: false,
+            unit,
+            why,
+        }
+    }
+
+    const fn or_zero(mut self, meaning: &'static str) -> Bound {
+        self.zero = Some(meaning);
+        self
+    }
+
+    const fn power_of_two(mut self) -> Bound {
+        self.power_of_two = true;
+        self
+    }
+
+    /// Whether a value is allowed.
+    pub const fn allows(&self, value: u64) -> bool {
+        if value == 0 && self.zero.is_some() {
+            return true;
+        }
+        value >= self.min && value <= self.max && (!self.power_of_two || value.is_power_of_two())
+    }
+
+    /// The default, for a setting that has one.
+    ///
+    /// # Panics
+    /// For a bound whose default is worked out at start; in a constant that is a compile error.
+    pub const fn default(&self) -> u64 {
+        match self.default {
+            Some(value) => value,
+            None => panic!("this setting has no fixed default"),
+        }
+    }
+}
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+const SECOND_MS: u64 = 1_000;
+const MINUTE_MS: u64 = 60 * SECOND_MS;
+const HOUR_MS: u64 = 60 * MINUTE_MS;
+
+// ---- Bounds that are not settings ------------------------------------------------------------
+
+/// Connections per shard: what the kernel allows for one table of direct descriptors
+/// (`IORING_MAX_FIXED_FILES`); a key in a token would have room for sixteen times as many.
+pub const MAX_CONNECTIONS_PER_SHARD: u32 = 1 << 20;
+
+/// What an envelope may add to a message's data, in bytes: the channel's name and the user's, each
+/// written as `\u00XX` escapes at worst, and the fixed fields.
+pub const ENVELOPE_BYTES: u64 = 64 * KIB;
+
+/// How often the sweep comes by each connection, in milliseconds. Deadlines that the sweep watches
+/// cannot be shorter.
+pub const SWEEP_MS: u64 = SECOND_MS;
+
+/// Addresses to listen on. Every one costs each shard a socket and accepts in flight; more than a
+/// handful is a mistake in a template.
+pub const MAX_LISTENERS: usize = 16;
+
+/// Connections that the kernel may hold for a listening socket between their handshake and their
+/// accept. listen(2) cuts it down to `net.core.somaxconn` (4,096 unless raised), which is therefore
+/// the one bound to set on a host that expects a burst; this one only stays out of its way.
+pub const LISTEN_BACKLOG: i32 = 65_535;
+
+/// Bytes of a Unix socket's path: `sun_path` has 108 with its terminating zero (`unix(7)`).
+pub const MAX_UNIX_PATH_BYTES: usize = 107;
+
+/// Paths that accept WebSocket upgrades. They are compared one after another at each handshake.
+pub const MAX_WEBSOCKET_PATHS: usize = 64;
+
+/// Bytes of a path that accepts upgrades: it must fit into the smallest request head with room for
+/// the headers of an upgrade (about 200 bytes).
+pub const MAX_WEBSOCKET_PATH_BYTES: usize = 255;
+
+/// Highest index of a core: `sched_setaffinity` is called with a `cpu_set_t`, which has 1,024 bits.
+pub const MAX_CORE: usize = 1023;
+
+/// Bytes of a configuration file: hundreds of times a file with every setting in it. A path that
+/// names a device or a log by mistake must not fill the memory.
+pub const MAX_CONFIG_FILE_BYTES: u64 = MIB;
+
+/// Bytes of a log filter: some forty directives.
+pub const MAX_LOG_FILTER_BYTES: usize = 4096;
+
+// ---- Process ---------------------------------------------------------------------------------
+
+/// `shards`.
+pub const SHARDS: Bound = Bound::auto(
+    Unit::Count,
+    1,
+    1024,
+    "every shard is a thread with a ring, and has a queue to every other shard (a million of them at \
+     1,024 shards). More shards than cores only helps where RLIMIT_NOFILE caps one ring's table of \
+     connections",
+);
+
+// ---- Heartbeat -------------------------------------------------------------------------------
+
+/// `heartbeat.interval_ms`.
+pub const HEARTBEAT_INTERVAL_MS: Bound = Bound::new(
+    Unit::Milliseconds,
+    25 * SECOND_MS,
+    SWEEP_MS,
+    HOUR_MS,
+    "proxies and mobile networks drop a connection that is quiet for 30 to 60 seconds, so 25 s keeps \
+     it open. The sweep comes by once a second, so less cannot be kept; more than an hour is no \
+     heartbeat",
+)
+.or_zero("no pings");
+
+/// `heartbeat.timeout_ms`.
+pub const HEARTBEAT_TIMEOUT_MS: Bound = Bound::new(
+    Unit::Milliseconds,
+    10 * SECOND_MS,
+    SWEEP_MS,
+    10 * MINUTE_MS,
+    "a phone that changes networks is back within seconds, and TCP repeats a lost segment several \
+     times within 10 s. The sweep comes by once a second, so less cannot be kept",
+);
+
+// ---- Timeouts --------------------------------------------------------------------------------
+
+/// `timeouts.handshake_ms`.
+pub const HANDSHAKE_TIMEOUT_MS: Bound = Bound::new(
+    Unit::Milliseconds,
+    10 * SECOND_MS,
+    100,
+    10 * MINUTE_MS,
+    "a request head is one packet; 10 s forgive a lost one on a bad network. A client that sends a \
+     byte now and then holds a connection this long at most. Under 100 ms, distant clients fail",
+);
+
+/// `timeouts.close_ms`.
+pub const CLOSE_TIMEOUT_MS: Bound = Bound::new(
+    Unit::Milliseconds,
+    5 * SECOND_MS,
+    100,
+    10 * MINUTE_MS,
+    "a client answers a close frame at once (RFC 6455 §5.5.1); 5 s leave room for the data it still \
+     has to read before it. Under 100 ms, distant clients see a reset instead of the close code",
+);
+
+/// `timeouts.write_ms`.
+pub const WRITE_TIMEOUT_MS: Bound = Bound::new(
+    Unit::Milliseconds,
+    30 * SECOND_MS,
+    SWEEP_MS,
+    HOUR_MS,
+    "a client that takes nothing for 30 s is gone or stopped, and its outbox is memory. The sweep \
+     comes by once a second, so less cannot be kept",
+);
+
+/// `timeouts.drain_ms`.
+pub const DRAIN_TIMEOUT_MS: Bound = Bound::new(
+    Unit::Milliseconds,
+    30 * SECOND_MS,
+    100,
+    HOUR_MS,
+    "supervisors kill what has not ended some time after SIGTERM (systemd after 90 s, Kubernetes \
+     after 30 s). Under 100 ms the close frames do not get out",
+)
+.or_zero("end without waiting for clients");
+
+// ---- What one client may make the server hold --------------------------------------------------
+
+/// `client.connections_per_shard`.
+pub const CONNECTIONS_PER_SHARD: Bound = Bound::auto(
+    Unit::Count,
+    1,
+    MAX_CONNECTIONS_PER_SHARD as u64,
+    "the size of a ring's table of direct descriptors (8 bytes each), which RLIMIT_NOFILE caps; a \
+     connection's key has 24 bits",
+);
+
+/// `client.message_bytes`.
+pub const MESSAGE_BYTES: Bound = Bound::new(
+    Unit::Bytes,
+    MIB,
+    KIB,
+    256 * MIB,
+    "a message is held whole before it is published, and again in the outbox of each slow \
+     subscriber. Under 1 KiB not even the envelope of a subscription fits",
+);
+
+/// `client.echo_message_bytes`.
+pub const ECHO_MESSAGE_BYTES: Bound = Bound::new(
+    Unit::Bytes,
+    16 * MIB,
+    KIB,
+    256 * MIB,
+    "conformance suites echo messages of 16 MiB; a message is held whole before it is sent back",
+);
+
+/// `client.fragments`.
+pub const FRAGMENTS: Bound = Bound::new(
+    Unit::Count,
+    4096,
+    1,
+    1 << 20,
+    "every fragment costs a header to parse whatever it carries, so a message of a million empty \
+     fragments is an attack. Streaming clients cut messages into pieces of a few KiB; 1 forbids \
+     fragmentation",
+);
+
+/// `client.outbox_bytes`.
+pub const OUTBOX_BYTES: Bound = Bound::new(
+    Unit::Bytes,
+    MIB + ENVELOPE_BYTES,
+    KIB + ENVELOPE_BYTES,
+    GIB,
+    "what one slow client may cost; must hold the largest message (client.message_bytes) with its \
+     envelope of up to 64 KiB, or that message could never be delivered",
+);
+
+/// `client.head_bytes`.
+pub const HEAD_BYTES: Bound = Bound::new(
+    Unit::Bytes,
+    8 * KIB,
+    512,
+    64 * KIB,
+    "8 KiB is what proxies and browsers count on for a request head with cookies. An upgrade needs \
+     at least some 200 bytes and its path",
+);
+
+/// `client.head_lines`.
+pub const HEAD_LINES: Bound = Bound::new(
+    Unit::Count,
+    64,
+    16,
+    256,
+    "a browser behind two proxies sends about 30 header lines, the shortest upgrade 5; every line \
+     costs parsing before anything is known about the client",
+);
+
+/// `client.channels`.
+pub const CHANNELS: Bound = Bound::new(
+    Unit::Count,
+    128,
+    1,
+    65_536,
+    "every subscription costs memory on the client's shard, and an entry to remove when the \
+     connection ends; a connection with tens of thousands stalls its shard when it closes",
+);
+
+/// `client.channel_name_bytes`.
+pub const CHANNEL_NAME_BYTES: Bound = Bound::new(
+    Unit::Bytes,
+    255,
+    1,
+    1024,
+    "the name is repeated in every message of the channel",
+);
+
+/// `client.mesh_pending_bytes`.
+pub const MESH_PENDING_BYTES: Bound = Bound::new(
+    Unit::Bytes,
+    64 * MIB,
+    MIB,
+    16 * GIB,
+    "what waits per shard while another shard is behind; beyond it, publishers are told to slow \
+     down. Must hold the largest message (client.message_bytes) with its envelope",
+);
+
+// ---- The ring --------------------------------------------------------------------------------
+
+/// `ring.entries`.
+pub const RING_ENTRIES: Bound = Bound::new(
+    Unit::Count,
+    512,
+    64,
+    32_768,
+    "the queue is handed to the kernel when it is full, and fan-out gains nothing beyond 512 sends \
+     per hand-over (measured). The kernel's limit is 32,768 (io_uring_setup(2))",
+)
+.power_of_two();
+
+/// `ring.completion_entries`.
+pub const RING_COMPLETION_ENTRIES: Bound = Bound::new(
+    Unit::Count,
+    16_384,
+    256,
+    65_536,
+    "holds what one turn completes at worst, at 16 bytes each; an overflow loses nothing but costs \
+     time. The kernel's limit is 65,536, and it wants at least ring.entries",
+)
+.power_of_two();
+
+/// `ring.buffers`.
+pub const RING_BUFFERS: Bound = Bound::new(
+    Unit::Count,
+    256,
+    8,
+    32_768,
+    "256 measured the same as 4,096, and a buffer ring becomes resident as a whole (2 KiB each). The \
+     kernel's limit is 32,768 (io_uring_register_buf_ring(3))",
+)
+.power_of_two();
+
+/// `ring.large_buffers`.
+pub const RING_LARGE_BUFFERS: Bound = Bound::new(
+    Unit::Count,
+    16,
+    1,
+    4096,
+    "one is in use only while a connection is in the middle of a large message; a buffer ring \
+     becomes resident as a whole (64 KiB each, so 4,096 are 256 MiB per shard)",
+)
+.power_of_two();
+
+/// `ring.wait_us`.
+pub const RING_WAIT_US: Bound = Bound::new(
+    Unit::Microseconds,
+    100,
+    1,
+    10_000,
+    "parking and waking cost about 15 µs and a dozen system calls, so a wait of 100 µs pays when the \
+     next message is near; longer waits keep the executor's own tasks from running",
+)
+.or_zero("park at once");
+
+/// `ring.min_wait_us`.
+pub const RING_MIN_WAIT_US: Bound = Bound::new(
+    Unit::Microseconds,
+    0,
+    1,
+    10_000,
+    "every message may wait this long for others to share its system call: at 200 µs, 0.83 of the \
+     CPU was measured below saturation. Beyond 10 ms people notice",
+)
+.or_zero("off");
+
+// ---- Relations -------------------------------------------------------------------------------
+
+/// Every bound that is a setting, for the assertions below.
+const ALL: [&Bound; 23] = [
+    &SHARDS,
+    &HEARTBEAT_INTERVAL_MS,
+    &HEARTBEAT_TIMEOUT_MS,
+    &HANDSHAKE_TIMEOUT_MS,
+    &CLOSE_TIMEOUT_MS,
+    &WRITE_TIMEOUT_MS,
+    &DRAIN_TIMEOUT_MS,
+    &CONNECTIONS_PER_SHARD,
+    &MESSAGE_BYTES,
+    &ECHO_MESSAGE_BYTES,
+    &FRAGMENTS,
+    &OUTBOX_BYTES,
+    &HEAD_BYTES,
+    &HEAD_LINES,
+    &CHANNELS,
+    &CHANNEL_NAME_BYTES,
+    &MESH_PENDING_BYTES,
+    &RING_ENTRIES,
+    &RING_COMPLETION_ENTRIES,
+    &RING_BUFFERS,
+    &RING_LARGE_BUFFERS,
+    &RING_WAIT_US,
+    &RING_MIN_WAIT_US,
+];
+
+const _: () = {
+    let mut i = 0;
+    while i < ALL.len() {
+        let bound = ALL[i];
+        assert!(bound.min <= bound.max);
+        if let Some(default) = bound.default {
+            assert!(
+                bound.allows(default),
+                "a default lies outside its own bounds"
+            );
+        }
+        if bound.power_of_two {
+            assert!(bound.min.is_power_of_two() && bound.max.is_power_of_two());
+        }
+        i += 1;
+    }
+
+    // The fields of `Config` are as wide as their maxima.
+    assert!(HEARTBEAT_INTERVAL_MS.max <= u32::MAX as u64);
+    assert!(WRITE_TIMEOUT_MS.max <= u32::MAX as u64);
+    assert!(DRAIN_TIMEOUT_MS.max <= u32::MAX as u64);
+    assert!(RING_BUFFERS.max <= u16::MAX as u64);
+    assert!(RING_LARGE_BUFFERS.max <= u16::MAX as u64);
+    assert!(
+        MESH_PENDING_BYTES.max <= usize::MAX as u64,
+        "ringwire needs a 64-bit machine"
+    );
+
+    // A key in a token has 24 bits.
+    assert!(MAX_CONNECTIONS_PER_SHARD <= 1 << 24);
+
+    // Any message that is allowed fits into an outbox and between shards, and can be made to.
+    assert!(OUTBOX_BYTES.default() >= MESSAGE_BYTES.default() + ENVELOPE_BYTES);
+    assert!(OUTBOX_BYTES.min >= MESSAGE_BYTES.min + ENVELOPE_BYTES);
+    assert!(OUTBOX_BYTES.max >= MESSAGE_BYTES.max + ENVELOPE_BYTES);
+    assert!(MESH_PENDING_BYTES.default() >= MESSAGE_BYTES.default() + ENVELOPE_BYTES);
+    assert!(MESH_PENDING_BYTES.max >= MESSAGE_BYTES.max + ENVELOPE_BYTES);
+
+    // A channel's name and a user's, six bytes per byte when escaped, and the fixed fields.
+    assert!(2 * 6 * CHANNEL_NAME_BYTES.max + 4 * KIB <= ENVELOPE_BYTES);
+
+    // A path, the word GET, the version and the headers of an upgrade fit into any head.
+    assert!(MAX_WEBSOCKET_PATH_BYTES as u64 + 257 <= HEAD_BYTES.min);
+
+    // The kernel wants at least as many completions as submissions, also by default.
+    assert!(RING_COMPLETION_ENTRIES.default() >= RING_ENTRIES.default());
+    assert!(RING_COMPLETION_ENTRIES.max >= RING_ENTRIES.max);
+
+    // What the sweep watches is not shorter than its round.
+    assert!(HEARTBEAT_INTERVAL_MS.min >= SWEEP_MS);
+    assert!(HEARTBEAT_TIMEOUT_MS.min >= SWEEP_MS);
+    assert!(WRITE_TIMEOUT_MS.min >= SWEEP_MS);
+};

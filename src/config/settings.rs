@@ -1,0 +1,502 @@
+//! The table of all settings: the one owner of every name, bound and description.
+//!
+//! Files, environment, flags, `config print`, `docs/configuration.md` and the checks are all made
+//! from [`SETTINGS`]; adding a setting is a field of [`Config`] and an entry here.
+
+use super::limits::{self, Bound};
+use super::value::{Field, Value};
+use super::{Config, value};
+
+/// One setting.
+#[derive(Debug)]
+pub struct Setting {
+    /// Its name in a file: `section.name`, or `name` at the top.
+    pub key: &'static str,
+    /// What values it takes.
+    pub kind: Kind,
+    /// What `auto` means, for a setting that has it; `auto` is then the default.
+    pub auto: Option<&'static str>,
+    /// Its flag without the dashes, if it has one. A switch also has `--no-…`.
+    pub flag: Option<&'static str>,
+    /// What it is, in a sentence or two.
+    pub description: &'static str,
+    /// Reads it.
+    pub get: fn(&Config) -> Value,
+    /// Writes it. False: not a value of this setting's type.
+    pub set: fn(&mut Config, Value) -> bool,
+}
+
+/// What values a setting takes.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// A list of addresses.
+    Listen,
+    /// A list of cores.
+    Cores,
+    /// A list of URL paths.
+    Paths,
+    /// A filter for the log.
+    Filter,
+    /// True or false.
+    Switch,
+    /// A number within bounds.
+    Number(&'static Bound),
+}
+
+impl Kind {
+    /// Whether it is a list, with commas between its items in the environment and in flags.
+    pub const fn is_list(self) -> bool {
+        matches!(self, Kind::Listen | Kind::Paths)
+    }
+}
+
+impl Setting {
+    /// Its name in the environment: `RINGWIRE_HEARTBEAT_INTERVAL_MS`.
+    pub fn variable(&self) -> String {
+        format!(
+            "{VARIABLE_PREFIX}{}",
+            self.key.replace('.', "_").to_ascii_uppercase()
+        )
+    }
+
+    /// Its section and its name there; the section is empty at the top of the file.
+    pub fn section_and_name(&self) -> (&'static str, &'static str) {
+        self.key.split_once('.').unwrap_or(("", self.key))
+    }
+
+    /// The default as it would stand in a file.
+    pub fn default_toml(&self) -> String {
+        value::to_toml(&(self.get)(&Config::default()))
+    }
+
+    /// What values are allowed, for errors and for the documentation.
+    pub fn allowed(&self) -> String {
+        let allowed = match self.kind {
+            Kind::Listen => format!(
+                "1 to {} addresses such as 127.0.0.1:9000, [::1]:9000 or unix:/run/ringwire.sock",
+                limits::MAX_LISTENERS
+            ),
+            Kind::Cores => format!(
+                "a list of cores such as 0,2-5, each at most {}",
+                limits::MAX_CORE
+            ),
+            Kind::Paths => format!(
+                "1 to {} paths such as /ws, each at most {} bytes",
+                limits::MAX_WEBSOCKET_PATHS,
+                limits::MAX_WEBSOCKET_PATH_BYTES
+            ),
+            Kind::Filter => "directives such as info or ringwire::shard=debug,warn".into(),
+            Kind::Switch if self.auto.is_some() => return "true, false or auto".into(),
+            Kind::Switch => "true or false".into(),
+            Kind::Number(bound) => value::allowed_numbers(bound),
+        };
+        if self.auto.is_some() {
+            format!("{allowed}, or auto")
+        } else {
+            allowed
+        }
+    }
+
+    /// The unit that a bare number has, for people.
+    pub fn unit(&self) -> Option<&'static str> {
+        match self.kind {
+            Kind::Number(bound) => value::unit_name(bound.unit),
+            _ => None,
+        }
+    }
+
+    /// Writes a value that has been checked.
+    ///
+    /// # Panics
+    /// When the value is not of this setting's type, or too wide for its field: a mistake in the
+    /// table, which a test would have found.
+    pub(super) fn store(&self, config: &mut Config, value: Value) {
+        assert!(
+            (self.set)(config, value),
+            "{}: the table and the field disagree",
+            self.key
+        );
+    }
+}
+
+/// What the names of all environment variables begin with.
+pub const VARIABLE_PREFIX: &str = "RINGWIRE_";
+
+/// The environment variable that names the file.
+pub const CONFIG_VARIABLE: &str = "RINGWIRE_CONFIG";
+
+/// The setting with this key.
+pub fn find(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+/// Sections of the file, in order, with what they are about. The first is the top of the file.
+pub const SECTIONS: &[(&str, &str)] = &[
+    ("", "Where the server listens, and on which cores it runs."),
+    ("http", "The endpoints of the public listener."),
+    (
+        "heartbeat",
+        "Keeping connections alive, and noticing dead ones.",
+    ),
+    ("timeouts", "Deadlines."),
+    (
+        "client",
+        "Bounds of what one client may make the server hold.",
+    ),
+    (
+        "ring",
+        "The io_uring of each shard. The defaults were measured; see docs/architecture.md.",
+    ),
+    ("log", "What goes to standard error."),
+];
+
+macro_rules! setting {
+    ($key:literal, $($field:ident).+, $kind:expr, $auto:expr, $flag:expr, $description:expr $(,)?) => {
+        Setting {
+            key: $key,
+            kind: $kind,
+            auto: $auto,
+            flag: $flag,
+            description: $description,
+            get: |config| Field::value(&config.$($field).+),
+            set: |config, value| Field::replace(&mut config.$($field).+, value),
+        }
+    };
+}
+
+/// Every setting, in the order of the file.
+pub const SETTINGS: &[Setting] = &[
+    setting!(
+        "listen",
+        listen,
+        Kind::Listen,
+        None,
+        Some("listen"),
+        "Addresses that clients connect to: ADDRESS:PORT, or unix:PATH for a Unix socket. Port 0 \
+         takes any free port, which is printed at start. IPv6 sockets take IPv6 only.",
+    ),
+    setting!(
+        "shards",
+        shards,
+        Kind::Number(&limits::SHARDS),
+        Some("one per physical core that this process may use, or one per core in cores"),
+        Some("shards"),
+        "Threads that serve connections, each pinned to a core with its own io_uring. Where shards \
+         outnumber cores, they share them in turn and never wait busily.",
+    ),
+    setting!(
+        "cores",
+        cores,
+        Kind::Cores,
+        Some("the first thread of each physical core, NUMA node by NUMA node"),
+        Some("cores"),
+        "Cores to pin shards to, by the operating system's numbers (lscpu -e), in the order of the \
+         shards. They must be among those that this process may use (cpuset, taskset).",
+    ),
+    setting!(
+        "http.websocket_paths",
+        http.websocket_paths,
+        Kind::Paths,
+        None,
+        None,
+        "Paths that accept WebSocket upgrades for channels.",
+    ),
+    setting!(
+        "http.echo",
+        http.echo,
+        Kind::Switch,
+        Some("true while every address to listen on is loopback or a Unix socket"),
+        Some("echo"),
+        "Whether /echo sends every message back, for load and conformance tools.",
+    ),
+    setting!(
+        "http.demo_page",
+        http.demo_page,
+        Kind::Switch,
+        None,
+        None,
+        "Whether GET / shows the demo page.",
+    ),
+    setting!(
+        "heartbeat.interval_ms",
+        heartbeat.interval_ms,
+        Kind::Number(&limits::HEARTBEAT_INTERVAL_MS),
+        None,
+        Some("ping-interval"),
+        "How often every connection gets a ping.",
+    ),
+    setting!(
+        "heartbeat.timeout_ms",
+        heartbeat.timeout_ms,
+        Kind::Number(&limits::HEARTBEAT_TIMEOUT_MS),
+        None,
+        Some("ping-timeout"),
+        "A connection from which no byte came for this long after a ping is closed (1001).",
+    ),
+    setting!(
+        "timeouts.handshake_ms",
+        timeouts.handshake_ms,
+        Kind::Number(&limits::HANDSHAKE_TIMEOUT_MS),
+        None,
+        Some("handshake-timeout"),
+        "From accept to a complete request head; then the connection is closed.",
+    ),
+    setting!(
+        "timeouts.close_ms",
+        timeouts.close_ms,
+        Kind::Number(&limits::CLOSE_TIMEOUT_MS),
+        None,
+        None,
+        "From the server's close frame to the client's; then the connection is cut.",
+    ),
+    setting!(
+        "timeouts.write_ms",
+        timeouts.write_ms,
+        Kind::Number(&limits::WRITE_TIMEOUT_MS),
+        None,
+        None,
+        "A send that moves nothing for this long ends the connection (4010).",
+    ),
+    setting!(
+        "timeouts.drain_ms",
+        timeouts.drain_ms,
+        Kind::Number(&limits::DRAIN_TIMEOUT_MS),
+        None,
+        Some("drain-timeout"),
+        "From SIGTERM or SIGINT to exit at the latest. A second signal ends at once.",
+    ),
+    setting!(
+        "client.connections_per_shard",
+        client.connections_per_shard,
+        Kind::Number(&limits::CONNECTIONS_PER_SHARD),
+        Some("as many as RLIMIT_NOFILE allows, at most 8388608"),
+        None,
+        "Connections that one shard holds at most.",
+    ),
+    setting!(
+        "client.message_bytes",
+        client.message_bytes,
+        Kind::Number(&limits::MESSAGE_BYTES),
+        None,
+        Some("message-limit"),
+        "Largest message on a channel endpoint. A larger one closes the connection (1009) as soon \
+         as its length is known.",
+    ),
+    setting!(
+        "client.echo_message_bytes",
+        client.echo_message_bytes,
+        Kind::Number(&limits::ECHO_MESSAGE_BYTES),
+        None,
+        None,
+        "Largest message on /echo.",
+    ),
+    setting!(
+        "client.fragments",
+        client.fragments,
+        Kind::Number(&limits::FRAGMENTS),
+        None,
+        None,
+        "Frames that one message may be cut into.",
+    ),
+    setting!(
+        "client.outbox_bytes",
+        client.outbox_bytes,
+        Kind::Number(&limits::OUTBOX_BYTES),
+        None,
+        Some("outbox-limit"),
+        "Bytes waiting for one slow client before it is disconnected (4010). At least \
+         client.message_bytes + 64 KiB: raised to that, with a note, when only one of the two is set.",
+    ),
+    setting!(
+        "client.head_bytes",
+        client.head_bytes,
+        Kind::Number(&limits::HEAD_BYTES),
+        None,
+        None,
+        "Bytes of an HTTP request head (431 beyond).",
+    ),
+    setting!(
+        "client.head_lines",
+        client.head_lines,
+        Kind::Number(&limits::HEAD_LINES),
+        None,
+        None,
+        "Header lines of an HTTP request (431 beyond).",
+    ),
+    setting!(
+        "client.channels",
+        client.channels,
+        Kind::Number(&limits::CHANNELS),
+        None,
+        None,
+        "Channels that one connection may be subscribed to.",
+    ),
+    setting!(
+        "client.channel_name_bytes",
+        client.channel_name_bytes,
+        Kind::Number(&limits::CHANNEL_NAME_BYTES),
+        None,
+        None,
+        "Length of a channel's name.",
+    ),
+    setting!(
+        "client.mesh_pending_bytes",
+        client.mesh_pending_bytes,
+        Kind::Number(&limits::MESH_PENDING_BYTES),
+        None,
+        None,
+        "Publishes that may wait for another shard, per shard. At least \
+         client.message_bytes + 64 KiB: raised to that, with a note, when only one of the two is set.",
+    ),
+    setting!(
+        "ring.entries",
+        ring.entries,
+        Kind::Number(&limits::RING_ENTRIES),
+        None,
+        None,
+        "Entries of the submission queue.",
+    ),
+    setting!(
+        "ring.completion_entries",
+        ring.completion_entries,
+        Kind::Number(&limits::RING_COMPLETION_ENTRIES),
+        None,
+        None,
+        "Entries of the completion queue. At least ring.entries.",
+    ),
+    setting!(
+        "ring.buffers",
+        ring.buffers,
+        Kind::Number(&limits::RING_BUFFERS),
+        None,
+        None,
+        "Receive buffers of 2 KiB, for nearly every read.",
+    ),
+    setting!(
+        "ring.large_buffers",
+        ring.large_buffers,
+        Kind::Number(&limits::RING_LARGE_BUFFERS),
+        None,
+        None,
+        "Receive buffers of 64 KiB, for connections in the middle of something large.",
+    ),
+    setting!(
+        "ring.wait_us",
+        ring.wait_us,
+        Kind::Number(&limits::RING_WAIT_US),
+        None,
+        None,
+        "How long a shard waits on its ring before it parks. Taken as 0 where shards outnumber cores.",
+    ),
+    setting!(
+        "ring.min_wait_us",
+        ring.min_wait_us,
+        Kind::Number(&limits::RING_MIN_WAIT_US),
+        None,
+        Some("min-wait-us"),
+        "Gather completions at least this long per wait: less CPU below saturation for as much more \
+         latency. Needs Linux 6.12.",
+    ),
+    setting!(
+        "log.filter",
+        log.filter,
+        Kind::Filter,
+        None,
+        Some("log"),
+        "What is logged: a level (error, warn, info, debug, trace), or levels by module.",
+    ),
+    setting!(
+        "log.json",
+        log.json,
+        Kind::Switch,
+        None,
+        Some("log-json"),
+        "One JSON object per line instead of text for people.",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_everywhere() {
+        let keys: HashSet<_> = SETTINGS.iter().map(|setting| setting.key).collect();
+        let variables: HashSet<_> = SETTINGS.iter().map(Setting::variable).collect();
+        let flags: Vec<_> = SETTINGS.iter().filter_map(|setting| setting.flag).collect();
+        assert_eq!(keys.len(), SETTINGS.len());
+        assert_eq!(variables.len(), SETTINGS.len());
+        assert_eq!(flags.iter().collect::<HashSet<_>>().len(), flags.len());
+        assert!(!variables.contains(CONFIG_VARIABLE));
+    }
+
+    #[test]
+    fn sections_are_known_and_in_order() {
+        let mut order: Vec<&str> = SETTINGS
+            .iter()
+            .map(|setting| setting.section_and_name().0)
+            .collect();
+        order.dedup();
+        assert_eq!(
+            order,
+            SECTIONS.iter().map(|section| section.0).collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
+    fn every_value_can_be_written_back_and_auto_is_the_default() {
+        for setting in SETTINGS {
+            let mut config = Config::default();
+            let value = (setting.get)(&config);
+            assert_eq!(
+                setting.auto.is_some(),
+                value == Value::Auto,
+                "{}",
+                setting.key
+            );
+            assert!((setting.set)(&mut config, value), "{}", setting.key);
+            assert_eq!(config, Config::default());
+            if let Kind::Number(bound) = setting.kind {
+                assert_eq!(
+                    bound.default.is_none(),
+                    setting.auto.is_some(),
+                    "{}",
+                    setting.key
+                );
+                for number in [bound.min, bound.max] {
+                    assert!(
+                        (setting.set)(&mut config, Value::Number(number)),
+                        "{}",
+                        setting.key
+                    );
+                    assert_eq!(
+                        (setting.get)(&config),
+                        Value::Number(number),
+                        "{}",
+                        setting.key
+                    );
+                }
+            }
+            let wrong = match setting.kind {
+                Kind::Switch => Value::Number(1),
+                _ => Value::Switch(true),
+            };
+            assert!(!(setting.set)(&mut config, wrong), "{}", setting.key);
+        }
+    }
+
+    #[test]
+    fn units_stand_in_names() {
+        for setting in SETTINGS {
+            let suffix = match setting.unit() {
+                Some("bytes") => "_bytes",
+                Some("ms") => "_ms",
+                Some("µs") => "_us",
+                _ => continue,
+            };
+            assert!(setting.key.ends_with(suffix), "{}", setting.key);
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! The channels that somebody on this shard hears: who, and what this turn brought for them.
+//!
+//! A channel is **asked for** from its first subscriber on (an interest is on its way to the home
+//! shard), and **live** when the home has answered with its position. Only then do subscribers
+//! count as subscribed; whatever arrives earlier belongs to an interest that has ended.
+
+use super::home::{ChannelRef, Interest};
+use super::names::home_of;
+use super::subscribers::Subscribers;
+use super::{Names, Position};
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+/// A subscriber that waits for the home shard's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The connection's key in this shard's slab.
+    pub key: u32,
+    /// What the handler wants back with the confirmation (a request's id).
+    pub tag: Bytes,
+}
+
+/// A part of a turn's frames that one connection does not get: what it published itself with
+/// `"echo":false`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Excluded {
+    /// The connection's key.
+    pub key: u32,
+    /// Where the frame starts in the turn's bytes.
+    pub start: u32,
+    /// Where it ends.
+    pub end: u32,
+}
+
+/// One channel as this shard sees it.
+#[derive(Default)]
+pub struct Channel {
+    home: u16,
+    serial: u32,
+    live: Option<(u32, Position)>,
+    subscribers: Subscribers,
+    waiting: Vec<Waiting>,
+    /// What this turn brought.
+    pub turn: Turn,
+}
+
+/// What a turn brought for a channel.
+#[derive(Default)]
+pub struct Turn {
+    /// Its messages as frames, back to back.
+    pub frames: Vec<u8>,
+    /// How many they are.
+    pub messages: u32,
+    /// What single connections don't get of them.
+    pub excluded: SmallVec<[Excluded; 1]>,
+}
+
+impl Channel {
+    /// Who hears it.
+    #[must_use]
+    pub fn subscribers(&self) -> &Subscribers {
+        &self.subscribers
+    }
+}
+
+/// What became of a subscription.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Subscribed {
+    /// The subscriber hears everything after this position.
+    Live(Position),
+    /// The home shard has been asked already; its answer confirms the subscription.
+    Waiting,
+    /// This is the first subscriber here: ask the home shard.
+    Ask {
+        /// The home shard.
+        home: u16,
+        /// What to tell it.
+        interest: Interest,
+    },
+}
+
+/// The shard's last subscriber of a channel left: tell the home.
+#[derive(Debug, PartialEq, Eq)]
+pub struct GivenUp {
+    /// The home shard.
+    pub home: u16,
+    /// The channel's name.
+    pub name: Box<str>,
+    /// The interest that ends.
+    pub serial: u32,
+}
+
+/// The local side of one shard's channels.
+pub struct Local {
+    shard: u16,
+    shards: usize,
+    seed: u64,
+    channels: Names<Channel>,
+    next_serial: u32,
+    touched: Vec<u32>,
+}
+
+impl Local {
+    /// `seed` is the same on all shards of the process.
+    #[must_use]
+    pub fn new(shard: u16, shards: usize, seed: u64) -> Self {
+        Self {
+            shard,
+            shards,
+            seed,
+            channels: Names::new(seed),
+            next_serial: 0,
+            touched: Vec::new(),
+        }
+    }
+
+    /// Channels with subscribers here.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// Whether nobody here hears any channel.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.channels.is_empty()
+    }
+
+    /// The number of a channel that has subscribers here.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<u32> {
+        self.channels.find(name)
+    }
+
+    /// Name and state of a channel.
+    pub fn channel_mut(&mut self, channel: u32) -> Option<(&str, &mut Channel)> {
+        self.channels.entry_mut(channel)
+    }
+
+    /// Where to publish to a channel, and how the home knows it best.
+    #[must_use]
+    pub fn route(&self, name: &str) -> (u16, ChannelRef) {
+        if let Some(channel) = self
+            .channels
+            .find(name)
+            .and_then(|key| self.channels.get(key))
+        {
+            match channel.live {
+                Some((number, _)) => (channel.home, ChannelRef::Number(number)),
+                None => (channel.home, ChannelRef::Name(name.into())),
+            }
+        } else {
+            let home = home_of(name, self.seed, self.shards) as u16;
+            (home, ChannelRef::Name(name.into()))
+        }
+    }
+
+    /// Adds a subscriber that is not subscribed yet. The caller has delivered the channel's pending
+    /// frames before. Returns the channel's number and what is to be done.
+    pub fn subscribe(&mut self, name: &str, key: u32, tag: Bytes) -> (u32, Subscribed) {
+        if let Some(number) = self.channels.find(name) {
+            let channel = self.channels.get_mut(number).expect("found by name");
+            return match channel.live {
+                Some((_, position)) => {
+                    debug_assert!(
+                        channel.turn.frames.is_empty(),
+                        "pending frames go to earlier subscribers"
+                    );
+                    channel.subscribers.insert(key);
+                    (number, Subscribed::Live(position))
+                }
+                None => {
+                    channel.waiting.push(Waiting { key, tag });
+                    (number, Subscribed::Waiting)
+                }
+            };
+        }
+        let home = home_of(name, self.seed, self.shards) as u16;
+        let serial = self.next_serial;
+        self.next_serial = self.next_serial.wrapping_add(1);
+        let number = self.channels.insert(
+            name,
+            Channel {
+                home,
+                serial,
+                waiting: vec![Waiting { key, tag }],
+                ..Channel::default()
+            },
+        );
+        let interest = Interest {
+            shard: self.shard,
+            channel: number,
+            serial,
+        };
+        (number, Subscribed::Ask { home, interest })
+    }
+
+    /// Asks again on behalf of a connection that is subscribed already: its position, or `None`
+    /// while the home's answer is awaited (the new tag is confirmed with the first one then).
+    pub fn position_for(&mut self, number: u32, key: u32, tag: Bytes) -> Option<Position> {
+        let channel = self.channels.get_mut(number)?;
+        match channel.live {
+            Some((_, position)) => Some(position),
+            None => {
+                channel.waiting.push(Waiting { key, tag });
+                None
+            }
+        }
+    }
+
+    /// Gives up what a connection asked for and has not got yet: the tags of its subscriptions that
+    /// wait for the home's answer.
+    pub fn abandon(&mut self, number: u32, key: u32) -> Vec<Bytes> {
+        let Some(channel) = self.channels.get_mut(number) else {
+            return Vec::new();
+        };
+        let abandoned = channel.waiting.extract_if(.., |waiting| waiting.key == key);
+        abandoned.map(|waiting| waiting.tag).collect()
+    }
+
+    /// Removes a subscriber, confirmed or not. `Some` when it was the last one here.
+    pub fn unsubscribe(&mut self, number: u32, key: u32) -> Option<GivenUp> {
+        let channel = self.channels.get_mut(number)?;
+        channel.subscribers.remove(key);
+        channel.waiting.retain(|waiting| waiting.key != key);
+        if !channel.subscribers.is_empty() || !channel.waiting.is_empty() {
+            return None;
+        }
+        let name = self.channels.name(number)?.into();
+        let channel = self.channels.remove(number)?;
+        Some(GivenUp {
+            home: channel.home,
+            name,
+            serial: channel.serial,
+        })
+    }
+
+    /// The home's answer to an interest. Returns whom to confirm; they are subscribers now. Empty
+    /// when the interest has ended meanwhile.
+    pub fn live(
+        &mut self,
+        number: u32,
+        serial: u32,
+        home_number: u32,
+        position: Position,
+    ) -> Vec<Waiting> {
+        let Some(channel) = self
+            .channels
+            .get_mut(number)
+            .filter(|channel| channel.serial == serial)
+        else {
+            return Vec::new();
+        };
+        channel.live = Some((home_number, position));
+        let waiting = std::mem::take(&mut channel.waiting);
+        for subscriber in &waiting {
+            channel.subscribers.insert(subscriber.key);
+        }
+        waiting
+    }
+
+    /// A message from the home: notes the channel's new position, puts the channel on the list of
+    /// this turn's channels and returns it with its name, for its frame to be appended. `None` when
+    /// nobody here hears it any more.
+    pub fn receive(
+        &mut self,
+        number: u32,
+        serial: u32,
+        offset: u64,
+    ) -> Option<(&str, &mut Channel)> {
+        let (name, channel) = self.channels.entry_mut(number)?;
+        if channel.serial != serial {
+            return None;
+        }
+        let (_, position) = channel.live.as_mut()?;
+        debug_assert_eq!(
+            position.offset + 1,
+            offset,
+            "the home's messages come in order, without gaps"
+        );
+        position.offset = offset;
+        if channel.turn.frames.is_empty() {
+            self.touched.push(number);
+        }
+        Some((name, channel))
+    }
+
+    /// The channels with frames to deliver; the list is empty afterwards.
+    pub fn take_touched(&mut self, into: &mut Vec<u32>) {
+        into.clear();
+        std::mem::swap(into, &mut self.touched);
+    }
+
+    /// Takes what waits for a channel's subscribers, its exclusions sorted.
+    pub fn take_turn(&mut self, number: u32) -> Turn {
+        match self.channels.get_mut(number) {
+            Some(channel) => {
+                let mut turn = std::mem::take(&mut channel.turn);
+                turn.excluded.sort_unstable();
+                turn
+            }
+            None => Turn::default(),
+        }
+    }
+
+    /// Who hears a channel.
+    #[must_use]
+    pub fn subscribers(&self, number: u32) -> Option<&Subscribers> {
+        self.channels.get(number).map(Channel::subscribers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subscribe(local: &mut Local, key: u32) -> (u32, Subscribed) {
+        local.subscribe("c", key, Bytes::from_static(b"1"))
+    }
+
+    fn position(offset: u64) -> Position {
+        Position { offset, epoch: 9 }
+    }
+
+    #[test]
+    fn the_first_subscriber_asks_and_the_answer_confirms_all() {
+        let mut local = Local::new(0, 1, 1);
+        let (number, first) = subscribe(&mut local, 5);
+        let Subscribed::Ask { home: 0, interest } = first else {
+            panic!("{first:?}")
+        };
+        assert_eq!(subscribe(&mut local, 3).1, Subscribed::Waiting);
+        assert!(matches!(local.route("c").1, ChannelRef::Name(_)));
+        let confirmed = local.live(number, interest.serial, 77, position(4));
+        assert_eq!(
+            confirmed
+                .iter()
+                .map(|waiting| waiting.key)
+                .collect::<Vec<_>>(),
+            [5, 3]
+        );
+        assert_eq!(local.route("c").1, ChannelRef::Number(77));
+        assert_eq!(subscribe(&mut local, 4).1, Subscribed::Live(position(4)));
+        let mut order = Vec::new();
+        local
+            .subscribers(number)
+            .unwrap()
+            .for_each(|key| order.push(key));
+        assert_eq!(order, [3, 4, 5]);
+    }
+
+    #[test]
+    fn an_answer_to_an_ended_interest_is_ignored() {
+        let mut local = Local::new(0, 1, 1);
+        let (number, first) = subscribe(&mut local, 5);
+        let Subscribed::Ask { interest: old, .. } = first else {
+            panic!("{first:?}")
+        };
+        let given_up = local.unsubscribe(number, 5).expect("the last one left");
+        assert_eq!(
+            (given_up.home, &*given_up.name, given_up.serial),
+            (0, "c", old.serial)
+        );
+        let (number, second) = subscribe(&mut local, 6);
+        let Subscribed::Ask { interest: new, .. } = second else {
+            panic!("{second:?}")
+        };
+        assert!(local.live(number, old.serial, 1, position(0)).is_empty());
+        assert!(local.receive(number, old.serial, 1).is_none());
+        assert!(
+            local.receive(number, new.serial, 1).is_none(),
+            "not live yet"
+        );
+        assert_eq!(local.live(number, new.serial, 1, position(1)).len(), 1);
+        assert!(local.receive(number, old.serial, 2).is_none());
+        assert!(local.receive(number, new.serial, 2).is_some());
+    }
+
+    #[test]
+    fn what_is_given_up_early_is_named() {
+        let mut local = Local::new(0, 1, 1);
+        let (number, _) = subscribe(&mut local, 5);
+        subscribe(&mut local, 6);
+        assert_eq!(
+            local.position_for(number, 5, Bytes::from_static(b"2")),
+            None
+        );
+        assert_eq!(local.abandon(number, 5), ["1", "2"]);
+        assert_eq!(local.unsubscribe(number, 5), None, "6 still waits");
+        local.live(number, 0, 1, position(0));
+        assert!(local.abandon(number, 6).is_empty(), "confirmed already");
+    }
+
+    #[test]
+    fn a_turns_channels_are_listed_once() {
+        let mut local = Local::new(0, 1, 1);
+        let (number, _) = subscribe(&mut local, 5);
+        local.live(number, 0, 1, position(0));
+        for offset in 1..=3 {
+            let (name, channel) = local.receive(number, 0, offset).unwrap();
+            assert_eq!(name, "c");
+            channel.turn.frames.push(b'x');
+        }
+        let mut touched = Vec::new();
+        local.take_touched(&mut touched);
+        assert_eq!(touched, [number]);
+        assert_eq!(local.take_turn(number).frames, b"xxx");
+        assert_eq!(subscribe(&mut local, 9).1, Subscribed::Live(position(3)));
+        local.take_touched(&mut touched);
+        assert!(touched.is_empty());
+    }
+}

@@ -1,0 +1,49 @@
+//! Channels: who on this shard hears them, and — for the channels that this shard is home to —
+//! in which order everybody hears them.
+//!
+//! On the way of a message this stands between the session's `publish` and the outboxes. Every
+//! channel has one **home shard**, chosen by the hash of its name. A publish travels to the home,
+//! gets its offset there, and leaves for the shards that have subscribers; so every subscriber sees
+//! the same order, offsets have no gaps, and nobody locks.
+//!
+//! Nothing here does I/O or knows a socket: [`local::Local`] and [`home::Home`] change their state
+//! and say what to send to which shard; the shard's core carries it.
+
+pub mod home;
+pub mod local;
+mod names;
+pub mod subscribers;
+
+use bytes::Bytes;
+
+pub use names::Names;
+
+/// A place in a channel's stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Position {
+    /// Number of the last message; the first one published in an epoch is 1.
+    pub offset: u64,
+    /// Which life of the channel the offset counts in. Drawn at random below 2^48, so that it is
+    /// exact in JSON.
+    pub epoch: u64,
+}
+
+/// What was published: opaque to the hub, shared by all shards that deliver it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publication {
+    /// What the handler says about the publisher (for ringwire's protocol: the user id as JSON).
+    pub meta: Bytes,
+    /// The published data, byte for byte.
+    pub data: Bytes,
+}
+
+/// A message on its way to subscribers: a publication with its place in the channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// The number that the home shard gave it.
+    pub offset: u64,
+    /// When the home shard numbered it, in milliseconds since the Unix epoch.
+    pub timestamp_ms: u64,
+    /// What was published.
+    pub publication: Publication,
+}

@@ -1,0 +1,45 @@
+//! The load generator: the other end of every connection.
+//!
+//! It stands outside the way of a message and measures it: clients on rings of their own, on
+//! threads of their own, that check every byte they get back ([`Load`] runs a [`Plan`]), and the
+//! reading of what the server process used meanwhile ([`Process`]).
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! use ringwire::load::{EchoPlan, Load, Plan, Process, Scenario};
+//! use std::time::Duration;
+//!
+//! let echo = EchoPlan { size_bytes: 64, outstanding: 1, rate: None };
+//! let plan = Plan::new("127.0.0.1:9000".parse()?, "/echo", 100, Scenario::Echo(echo));
+//! let server = Process::new(4711)?;
+//! let load = Load::start(&plan)?;
+//! load.wait_ready(Duration::from_secs(10))?;
+//! load.resume();
+//! let (cpu, counts) = (server.cpu()?, load.counts());
+//! std::thread::sleep(Duration::from_secs(3));
+//! let (cpu, counts) = (server.cpu()?.since(cpu), load.counts().since(counts));
+//! println!("{} ns per message", cpu.total_ns / counts.messages);
+//! load.finish()?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod connection;
+mod echo;
+mod fanout;
+mod idle;
+mod plan;
+pub mod process;
+mod receiving;
+mod run;
+mod scenario;
+pub mod statistics;
+mod worker;
+
+pub use plan::{
+    EchoPlan, FanoutPlan, OUTSTANDING_MAX, PUBLISH_BYTES_MIN, Plan, PlanError, Scenario,
+    WORKER_CONNECTIONS_MAX,
+};
+pub use process::{CpuTime, Process};
+pub use run::{Counts, Load, Summary};
+pub use statistics::{Latencies, LatencySummary};

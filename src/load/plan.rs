@@ -1,0 +1,292 @@
+//! What a run of the load generator does.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::Serialize;
+
+/// Connections of one worker at most: its ring's table of direct descriptors is capped by
+/// RLIMIT_NOFILE (20,000 on an ordinary machine), and a source address has some 28,000 ports.
+pub const WORKER_CONNECTIONS_MAX: u32 = 19_000;
+/// Messages or publishes outstanding at most.
+pub const OUTSTANDING_MAX: u32 = 1_024;
+/// The shortest payload of a publish, in bytes: it carries its publisher and its number.
+pub const PUBLISH_BYTES_MIN: usize = 12;
+
+/// A run: who connects to what, and what they do there.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// The server.
+    pub address: SocketAddr,
+    /// The path of the upgrade request.
+    pub path: String,
+    /// Connections in all, over all workers.
+    pub connections: u32,
+    /// Client threads, each with a ring of its own; at most [`WORKER_CONNECTIONS_MAX`] connections
+    /// each.
+    pub workers: u32,
+    /// Cores (operating system indexes) that the workers are pinned to, in turn. Empty: anywhere.
+    pub cores: Vec<usize>,
+    /// Local addresses that connections come from, one per worker in turn. Empty: the kernel's
+    /// choice. More than about 28,000 connections to one server need several.
+    pub sources: Vec<IpAddr>,
+    /// Handshakes in flight per worker. Default 64.
+    pub connecting: u32,
+    /// Never sleep while traffic runs. A client that sleeps makes the server pay for waking it, so
+    /// measurements of a server's cost want this, on a core of the client's own.
+    pub spin: bool,
+    /// What the connections do once they are open.
+    pub scenario: Scenario,
+}
+
+/// What the connections of a run do.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scenario {
+    /// They open and stay.
+    Idle,
+    /// Each sends binary messages and expects every one of them back.
+    Echo(EchoPlan),
+    /// All but the publishers subscribe to one channel; every one of them expects every publish, in
+    /// its publisher's order.
+    Fanout(FanoutPlan),
+}
+
+/// Echo traffic.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct EchoPlan {
+    /// Payload of a message, in bytes.
+    pub size_bytes: usize,
+    /// Messages that a connection has on the way: the next one leaves when one came back.
+    pub outstanding: u32,
+    /// Messages per second in all, evenly spaced. `None`: as many as come back.
+    pub rate: Option<u32>,
+}
+
+/// Publishes on one channel.
+#[derive(Clone, Debug, Serialize)]
+pub struct FanoutPlan {
+    /// The channel. Letters, digits, `-`, `_`, `.`, `:` only: it is put into JSON as it is.
+    pub channel: String,
+    /// Connections (of the plan's) that publish; all others subscribe.
+    pub publishers: u32,
+    /// Length of the published string, in bytes.
+    pub size_bytes: usize,
+    /// Publishes that a publisher has on the way: one ends when every subscriber got it.
+    pub outstanding: u32,
+    /// Publishes per publisher. `None`: until the run is paused.
+    pub publishes: Option<u32>,
+    /// Publishes per second and publisher, evenly spaced, as long as no more than `outstanding` are on
+    /// the way. `None`: as fast as they arrive.
+    pub rate: Option<u32>,
+}
+
+/// A plan that cannot be run.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// No connection at all, or fewer than the scenario needs.
+    #[error("the plan has {have} connections and needs at least {need}")]
+    TooFewConnections {
+        /// Connections of the plan.
+        have: u32,
+        /// Connections that would do.
+        need: u32,
+    },
+    /// More connections than the workers' rings hold.
+    #[error(
+        "{connections} connections do not fit in {workers} workers of {WORKER_CONNECTIONS_MAX} each; \
+         use {need} workers"
+    )]
+    TooManyConnections {
+        /// Connections of the plan.
+        connections: u32,
+        /// Workers of the plan.
+        workers: u32,
+        /// Workers that would do.
+        need: u32,
+    },
+    /// A number lies outside its bounds.
+    #[error("{name} is {value}, but must lie between {least} and {most}")]
+    OutOfBounds {
+        /// Which number.
+        name: &'static str,
+        /// What it is.
+        value: u64,
+        /// Lower bound.
+        least: u64,
+        /// Upper bound.
+        most: u64,
+    },
+    /// The channel's name would need escaping.
+    #[error("the channel {0:?} has characters other than letters, digits and -_.:")]
+    Channel(String),
+}
+
+impl Plan {
+    /// A plan for `connections` to `ws://address/path` from one worker, with the defaults.
+    #[must_use]
+    pub fn new(address: SocketAddr, path: &str, connections: u32, scenario: Scenario) -> Self {
+        Self {
+            address,
+            path: path.to_owned(),
+            connections,
+            workers: connections.div_ceil(WORKER_CONNECTIONS_MAX).max(1),
+            cores: Vec::new(),
+            sources: Vec::new(),
+            connecting: 64,
+            spin: false,
+            scenario,
+        }
+    }
+
+    /// Checks all bounds.
+    ///
+    /// # Errors
+    /// Says what is out of bounds and what would do.
+    pub fn check(&self) -> Result<(), PlanError> {
+        let (publishers, outstanding, size_bytes, least_bytes) = match &self.scenario {
+            Scenario::Idle => (0, 1, 0, 0),
+            Scenario::Echo(echo) => (0, echo.outstanding, echo.size_bytes, 0),
+            Scenario::Fanout(fanout) => {
+                let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+                if fanout.channel.is_empty() || !fanout.channel.chars().all(allowed) {
+                    return Err(PlanError::Channel(fanout.channel.clone()));
+                }
+                within("publishers", u64::from(fanout.publishers), 1, 64)?;
+                (
+                    fanout.publishers,
+                    fanout.outstanding,
+                    fanout.size_bytes,
+                    PUBLISH_BYTES_MIN,
+                )
+            }
+        };
+        within("workers", u64::from(self.workers), 1, 1_024)?;
+        within("connecting", u64::from(self.connecting), 1, 4_096)?;
+        let most = u64::from(OUTSTANDING_MAX);
+        within("outstanding", u64::from(outstanding), 1, most)?;
+        within(
+            "size_bytes",
+            size_bytes as u64,
+            least_bytes as u64,
+            16 << 20,
+        )?;
+        // The publishers are on the first worker.
+        let need = (publishers + 1).max(self.workers);
+        if self.connections < need || publishers > self.share(0).len() as u32 {
+            return Err(PlanError::TooFewConnections {
+                have: self.connections,
+                need: need.max(publishers.saturating_mul(self.workers)),
+            });
+        }
+        if self.share(0).len() as u32 > WORKER_CONNECTIONS_MAX {
+            return Err(PlanError::TooManyConnections {
+                connections: self.connections,
+                workers: self.workers,
+                need: self.connections.div_ceil(WORKER_CONNECTIONS_MAX),
+            });
+        }
+        Ok(())
+    }
+
+    /// The connections of one worker; the first ones have one more when they don't divide evenly.
+    #[must_use]
+    pub fn share(&self, worker: u32) -> std::ops::Range<u32> {
+        let (each, more) = (
+            self.connections / self.workers,
+            self.connections % self.workers,
+        );
+        let start = worker * each + worker.min(more);
+        start..start + each + u32::from(worker < more)
+    }
+}
+
+fn within(name: &'static str, value: u64, least: u64, most: u64) -> Result<(), PlanError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(PlanError::OutOfBounds {
+        name,
+        value,
+        least,
+        most,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::net::Ipv4Addr;
+
+    fn plan(connections: u32, workers: u32, scenario: Scenario) -> Plan {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 9000));
+        Plan {
+            workers,
+            ..Plan::new(address, "/echo", connections, scenario)
+        }
+    }
+
+    fn fanout(publishers: u32, channel: &str) -> Scenario {
+        Scenario::Fanout(FanoutPlan {
+            channel: channel.to_owned(),
+            publishers,
+            size_bytes: 128,
+            outstanding: 1,
+            publishes: None,
+            rate: None,
+        })
+    }
+
+    #[test]
+    fn what_cannot_run_is_refused() {
+        assert_eq!(plan(1, 1, Scenario::Idle).check(), Ok(()));
+        assert!(plan(0, 1, Scenario::Idle).check().is_err());
+        assert!(plan(1, 2, Scenario::Idle).check().is_err());
+        assert!(plan(5, 0, Scenario::Idle).check().is_err());
+        assert!(plan(19_001, 1, Scenario::Idle).check().is_err());
+        assert_eq!(plan(38_000, 2, Scenario::Idle).check(), Ok(()));
+        assert_eq!(plan(2, 1, fanout(1, "c")).check(), Ok(()));
+        assert!(plan(1, 1, fanout(1, "c")).check().is_err());
+        assert!(plan(9, 1, fanout(1, "\"")).check().is_err());
+        assert!(plan(9, 1, fanout(0, "c")).check().is_err());
+        assert!(plan(4, 2, fanout(3, "c")).check().is_err());
+        let echo = |size_bytes, outstanding| {
+            let rate = None;
+            plan(
+                1,
+                1,
+                Scenario::Echo(EchoPlan {
+                    size_bytes,
+                    outstanding,
+                    rate,
+                }),
+            )
+            .check()
+        };
+        assert_eq!(echo(0, 1), Ok(()));
+        assert!(echo(64, 0).is_err());
+        assert!(echo(usize::MAX, 1).is_err());
+    }
+
+    #[test]
+    fn the_default_number_of_workers_fits() {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 9000));
+        let plan = Plan::new(address, "/ws", 100_000, Scenario::Idle);
+        assert_eq!((plan.workers, plan.check()), (6, Ok(())));
+    }
+
+    proptest! {
+        #[test]
+        fn every_connection_has_one_worker(connections in 0u32..10_000, workers in 1u32..64) {
+            let plan = plan(connections, workers, Scenario::Idle);
+            let mut next = 0;
+            for worker in 0..workers {
+                let share = plan.share(worker);
+                prop_assert_eq!(share.start, next);
+                prop_assert!(share.len() as u32 - connections / workers <= 1);
+                next = share.end;
+            }
+            prop_assert_eq!(next, connections);
+        }
+    }
+}

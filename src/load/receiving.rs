@@ -1,0 +1,160 @@
+//! How a worker reads: multishot poll, single receives into counted buffers, frames to the scenario.
+
+use std::io;
+
+use super::connection::Stage;
+use super::scenario::{Outgoing, Scenario};
+use super::worker::Worker;
+use crate::ring::{BufferId, Completion, Op, Ring, Token};
+use crate::wire::client::parse_response;
+use crate::wire::frame::Opcode;
+use crate::wire::message::{self, Event, Flow};
+
+/// Poll mask: hang-up of any kind, or an error (`poll(2)`).
+const POLL_ENDS: i32 = (libc::POLLRDHUP as i32) | (libc::POLLHUP as i32) | (libc::POLLERR as i32);
+
+impl<S: Scenario> Worker<S> {
+    pub(super) fn polled(&mut self, key: u32, completion: &Completion) {
+        let connection = &mut self.connections[key as usize];
+        if connection.stage == Stage::Closed {
+            return;
+        }
+        if !completion.more {
+            self.ring
+                .poll(connection.slot, Token::new(Op::Poll, key, 0));
+        }
+        connection.ending |= completion.result < 0 || completion.result & POLL_ENDS != 0;
+        if connection.receiving {
+            connection.readable_again = true;
+        } else {
+            self.receive(key);
+        }
+    }
+
+    /// Asks for a receive, now or once a buffer is free.
+    fn receive(&mut self, key: u32) {
+        let connection = &mut self.connections[key as usize];
+        connection.receiving = true;
+        connection.readable_again = false;
+        if self.receives == self.receives_max {
+            self.starved.push_back(key);
+            return;
+        }
+        self.receives += 1;
+        let token = Token::new(Op::Recv, key, 0);
+        self.ring.recv(connection.slot, self.class, token);
+    }
+
+    pub(super) fn receive_starved(&mut self) {
+        while self.receives < self.receives_max
+            && let Some(key) = self.starved.pop_front()
+        {
+            self.receive(key);
+        }
+    }
+
+    pub(super) fn received(&mut self, key: u32, completion: &Completion) -> anyhow::Result<()> {
+        self.receives -= 1;
+        let outcome = match (completion.buffer, usize::try_from(completion.result)) {
+            (Some(buffer), Ok(length)) => {
+                let outcome = self.take(key, buffer, length);
+                self.ring.recycle(buffer);
+                outcome
+            }
+            (None, Ok(_)) => Err("the server closed the connection".to_owned()),
+            (_, Err(_)) => match -completion.result {
+                libc::EAGAIN | libc::EINTR => Ok(()),
+                // Should not happen, as receives are counted; the next turn tries again.
+                libc::ENOBUFS => {
+                    self.starved.push_back(key);
+                    return Ok(());
+                }
+                error => Err(io::Error::from_raw_os_error(error).to_string()),
+            },
+        };
+        if let Err(reason) = outcome {
+            self.fail(key, &reason);
+            return Ok(());
+        }
+        let connection = &mut self.connections[key as usize];
+        connection.receiving = false;
+        let got_bytes = completion.result > 0;
+        if connection.stage != Stage::Closed
+            && (connection.readable_again
+                || completion.nonempty
+                || (connection.ending && got_bytes))
+        {
+            self.receive(key);
+        }
+        Ok(())
+    }
+
+    /// Reads what was received.
+    fn take(&mut self, key: u32, buffer: BufferId, length: usize) -> Result<(), String> {
+        let connection = &mut self.connections[key as usize];
+        let input = &mut self.ring.buffer(buffer)[..length];
+        let mut out = Outgoing {
+            waiting: &mut connection.waiting,
+            pool: &mut self.pool,
+            keys: &mut self.keys,
+        };
+        let mut consumed = 0;
+        let mut became_ready = false;
+        let mut rest: Vec<u8>;
+        let mut frames: &mut [u8] = &mut [];
+        match connection.stage {
+            Stage::Open => frames = input,
+            Stage::Upgrading => {
+                let mut head = std::mem::take(&mut connection.head);
+                head.extend_from_slice(input);
+                let Some(accepted) =
+                    parse_response(&head, &self.accept).map_err(|error| error.to_string())?
+                else {
+                    connection.head = head;
+                    return Ok(());
+                };
+                consumed += accepted.consumed;
+                connection.stage = Stage::Open;
+                self.connecting -= 1;
+                became_ready = self.scenario.opened(key, &mut connection.state, &mut out);
+                rest = head.split_off(consumed);
+                frames = &mut rest;
+            }
+            Stage::New | Stage::Connecting | Stage::Closed => {}
+        }
+        let mut outcome = Ok(());
+        let (scenario, state) = (&mut self.scenario, &mut connection.state);
+        let decoded = message::decode(&mut connection.carry, frames, &self.rules, &mut |event| {
+            let result = match event {
+                Event::Message { kind, payload } => {
+                    scenario.message(key, state, kind, payload, &mut out)
+                }
+                Event::Ping(payload) => {
+                    out.frame(Opcode::Pong, payload);
+                    Ok(false)
+                }
+                Event::Pong(_) => Ok(false),
+                Event::Close { code, reason } => {
+                    let code = code.map_or_else(|| "no code".to_owned(), |code| code.to_string());
+                    Err(format!("the server closed with {code} {reason:?}"))
+                }
+            };
+            match result {
+                Ok(ready) => {
+                    became_ready |= ready;
+                    Flow::Continue
+                }
+                Err(reason) => {
+                    outcome = Err(reason);
+                    Flow::Stop
+                }
+            }
+        });
+        self.ready += u32::from(became_ready);
+        self.list(key);
+        outcome?;
+        decoded
+            .map(|_| ())
+            .map_err(|error| format!("the server broke the protocol: {error}"))
+    }
+}

@@ -1,0 +1,324 @@
+//! A run: starts the client threads, moves them through its phases, reads their counters.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use serde::Serialize;
+
+use super::echo::Echo;
+use super::fanout::{Fanout, Progress};
+use super::idle::Idle;
+use super::plan::{Plan, Scenario};
+use super::worker::Worker;
+use super::{Latencies, LatencySummary};
+
+/// How often the coordinator looks at the counters while it waits.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// What the workers are to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Phase {
+    /// Open connections; send nothing of their own.
+    Pause,
+    /// Send.
+    Run,
+    /// Close everything and end.
+    Close,
+}
+
+/// What workers and coordinator share.
+pub(super) struct Shared {
+    phase: AtomicU8,
+    pub(super) workers: Box<[Counters]>,
+    failed: AtomicBool,
+    failure: Mutex<Option<String>>,
+    latencies: Mutex<Latencies>,
+}
+
+/// One worker's counters, written by it alone; on cache lines of its own.
+#[derive(Default)]
+#[repr(align(128))]
+pub(super) struct Counters {
+    pub(super) messages: AtomicU64,
+    pub(super) bytes: AtomicU64,
+    pub(super) publishes: AtomicU64,
+    pub(super) ready: AtomicU32,
+    pub(super) quiet: AtomicBool,
+}
+
+impl Shared {
+    fn new(workers: u32) -> Self {
+        Self {
+            phase: AtomicU8::new(Phase::Pause as u8),
+            workers: (0..workers).map(|_| Counters::default()).collect(),
+            failed: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            latencies: Mutex::new(Latencies::new()),
+        }
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Pause,
+            1 => Phase::Run,
+            _ => Phase::Close,
+        }
+    }
+
+    /// Keeps the first failure.
+    pub(super) fn fail(&self, reason: String) {
+        if let Ok(mut failure) = self.failure.lock() {
+            failure.get_or_insert(reason);
+        }
+        self.failed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn add_latencies(&self, latencies: &Latencies) {
+        if let Ok(mut all) = self.latencies.lock() {
+            all.merge(latencies);
+        }
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        if self.failed.load(Ordering::Acquire) {
+            let failure = self.failure.lock().ok().and_then(|failure| failure.clone());
+            bail!(failure.unwrap_or_else(|| "a client thread failed".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// What has been counted since the run began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Messages that came back (echo) or were delivered (fan-out), each checked byte for byte.
+    pub messages: u64,
+    /// Their payload bytes.
+    pub bytes: u64,
+    /// Publishes that reached every subscriber.
+    pub publishes: u64,
+}
+
+impl Counts {
+    /// What was counted after `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            messages: self.messages - earlier.messages,
+            bytes: self.bytes - earlier.bytes,
+            publishes: self.publishes - earlier.publishes,
+        }
+    }
+}
+
+/// What is left of a run when it is over.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Summary {
+    /// Everything counted.
+    pub counts: Counts,
+    /// Round trips: of each message (echo), or from a publish to its last delivery (fan-out).
+    pub latency: LatencySummary,
+}
+
+/// A run in progress. Dropping it closes all connections.
+pub struct Load {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    connections: u32,
+    began: Instant,
+}
+
+impl Load {
+    /// Starts the client threads, which begin to connect.
+    ///
+    /// # Errors
+    /// When the plan cannot be run, or a thread not be started. What fails in a thread (a ring that
+    /// the kernel does not give, a connection that is refused) is returned by the next call.
+    pub fn start(plan: &Plan) -> anyhow::Result<Self> {
+        plan.check()?;
+        let began = Instant::now();
+        let shared = Arc::new(Shared::new(plan.workers));
+        let progress = progress(plan);
+        let mut load = Self {
+            shared: Arc::clone(&shared),
+            threads: Vec::new(),
+            connections: plan.connections,
+            began,
+        };
+        for index in 0..plan.workers as usize {
+            let (plan, shared, progress) = (plan.clone(), Arc::clone(&shared), progress.clone());
+            let core = match plan.cores.len() {
+                0 => None,
+                cores => Some(plan.cores[index % cores]),
+            };
+            let work = move || {
+                let pinned = core
+                    .is_none_or(|id| core_affinity::set_for_current(core_affinity::CoreId { id }));
+                if !pinned {
+                    shared.fail(format!("cannot pin a client thread to core {core:?}"));
+                } else if let Err(error) = work(&plan, index, progress, &shared) {
+                    shared.fail(format!("client thread {index}: {error:#}"));
+                }
+            };
+            let thread = thread::Builder::new().name(format!("load-{index}"));
+            load.threads
+                .push(thread.spawn(work).context("cannot start a client thread")?);
+        }
+        Ok(load)
+    }
+
+    /// Waits until every connection is open (and, for fan-out, subscribed); returns how long it took
+    /// since the start.
+    ///
+    /// # Errors
+    /// When a connection failed, or `limit` is over.
+    pub fn wait_ready(&self, limit: Duration) -> anyhow::Result<Duration> {
+        let ready = || self.sum(|worker| worker.ready.load(Ordering::Acquire).into());
+        self.wait(limit, || ready() == u64::from(self.connections))
+            .with_context(|| format!("{} of {} connections ready", ready(), self.connections))?;
+        Ok(self.began.elapsed())
+    }
+
+    /// Lets traffic run.
+    pub fn resume(&self) {
+        self.shared.phase.store(Phase::Run as u8, Ordering::Release);
+    }
+
+    /// Stops sending and waits until everything sent has been answered.
+    ///
+    /// # Errors
+    /// When a connection failed, or `limit` is over.
+    pub fn pause(&self, limit: Duration) -> anyhow::Result<()> {
+        self.shared
+            .phase
+            .store(Phase::Pause as u8, Ordering::Release);
+        // A worker may be between reading the phase and sending: what it says counts from a turn
+        // that began after this.
+        thread::sleep(2 * LOOK);
+        let busy = || self.sum(|worker| u64::from(!worker.quiet.load(Ordering::Acquire)));
+        self.wait(limit, || busy() == 0)
+            .context("answers are missing")
+    }
+
+    /// Waits until `publishes` publishes have reached every subscriber.
+    ///
+    /// # Errors
+    /// When a connection failed, or `limit` is over.
+    pub fn wait_publishes(&self, publishes: u64, limit: Duration) -> anyhow::Result<()> {
+        self.wait(limit, || self.counts().publishes >= publishes)
+            .with_context(|| format!("{} messages were delivered", self.counts().messages))
+    }
+
+    /// What has been counted so far. Cheap; at most one turn of a worker behind.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts {
+            messages: self.sum(|worker| worker.messages.load(Ordering::Relaxed)),
+            bytes: self.sum(|worker| worker.bytes.load(Ordering::Relaxed)),
+            publishes: self.sum(|worker| worker.publishes.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Whether everything went well so far.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn check(&self) -> anyhow::Result<()> {
+        self.shared.check()
+    }
+
+    /// Closes all connections (with a reset, so that none is left in `TIME_WAIT`).
+    ///
+    /// # Errors
+    /// The first failure of the run.
+    pub fn finish(mut self) -> anyhow::Result<Summary> {
+        self.close();
+        self.shared.check()?;
+        let latencies = self.shared.latencies.lock();
+        Ok(Summary {
+            counts: self.counts(),
+            latency: latencies.map_or_else(|_| LatencySummary::default(), |all| all.summary()),
+        })
+    }
+
+    fn close(&mut self) {
+        self.shared
+            .phase
+            .store(Phase::Close as u8, Ordering::Release);
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                self.shared.fail("a client thread panicked".to_owned());
+            }
+        }
+    }
+
+    fn sum(&self, of: impl Fn(&Counters) -> u64) -> u64 {
+        self.shared.workers.iter().map(of).sum()
+    }
+
+    fn wait(&self, limit: Duration, done: impl Fn() -> bool) -> anyhow::Result<()> {
+        let began = Instant::now();
+        while !done() {
+            self.shared.check()?;
+            if began.elapsed() > limit {
+                bail!("not done after {} s", limit.as_secs());
+            }
+            thread::sleep(LOOK);
+        }
+        self.shared.check()
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// What the workers of a fan-out share.
+fn progress(plan: &Plan) -> Option<Arc<Progress>> {
+    let Scenario::Fanout(fanout) = &plan.scenario else {
+        return None;
+    };
+    let subscribing = (0..plan.workers).filter(|&worker| {
+        let connections = plan.share(worker).len() as u32;
+        worker > 0 || connections > fanout.publishers
+    });
+    let workers = subscribing.count() as u32;
+    Some(Arc::new(Progress::new(fanout.publishers, workers)))
+}
+
+/// A client thread.
+fn work(
+    plan: &Plan,
+    index: usize,
+    progress: Option<Arc<Progress>>,
+    shared: &Arc<Shared>,
+) -> anyhow::Result<()> {
+    let connections = plan.share(index as u32).len() as u32;
+    let shared = Arc::clone(shared);
+    match (&plan.scenario, progress) {
+        (Scenario::Echo(echo), _) => {
+            let bytes = (echo.size_bytes + 10).saturating_mul(echo.outstanding as usize);
+            let share = f64::from(connections) / f64::from(plan.connections);
+            let rate = echo.rate.map(|rate| f64::from(rate) * share);
+            Worker::new(plan, index, Echo::new(*echo, rate), bytes, shared)?.run()
+        }
+        (Scenario::Fanout(fanout), Some(progress)) => {
+            // The envelope takes about 100 bytes.
+            let all = fanout.outstanding as usize * fanout.publishers as usize;
+            let bytes = (fanout.size_bytes + 110).saturating_mul(all);
+            let publishers = if index == 0 { fanout.publishers } else { 0 };
+            let scenario = Fanout::new(fanout.clone(), progress, connections, publishers);
+            Worker::new(plan, index, scenario, bytes, shared)?.run()
+        }
+        (Scenario::Idle | Scenario::Fanout(_), _) => {
+            Worker::new(plan, index, Idle, 0, shared)?.run()
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! One client thread: a ring, its connections, and the loop that drives them.
+//!
+//! A turn takes what the kernel completed, hands messages to the scenario, and sends what that
+//! wrote, one send per connection. Every connection waits in multishot poll and is read with single
+//! receives, as on the server.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+
+use super::connection::{Connection, Stage};
+use super::plan::Plan;
+use super::run::{Phase, Shared};
+use super::scenario::{MaskKeys, Outgoing, Scenario};
+use crate::ring::{
+    BufferClass, Completion, Op, PayloadPool, Peers, Ring, Slot, Token, Uring, UringConfig, Wait,
+};
+use crate::wire::Role;
+use crate::wire::client::write_request;
+use crate::wire::message::Rules;
+use crate::wire::upgrade::AcceptKey;
+
+/// Receives in flight at most, and so buffers in use: what one turn can take without running out.
+const SMALL_BUFFERS: u16 = 512;
+const LARGE_BUFFERS: u16 = 128;
+/// Answers up to this size are received into small buffers.
+const SMALL_BYTES: usize = 2_048;
+/// Largest message that a server may send, in bytes.
+const MESSAGE_BYTES_MAX: usize = 32 << 20;
+/// How long a worker with nothing to do sleeps before it looks at the phase again.
+const SLEEP_US: u32 = 2_000;
+/// Ports that connections from given source addresses have, from here on: below those that the kernel
+/// hands out by itself, with room for [`super::plan::WORKER_CONNECTIONS_MAX`] and what is in use.
+const FIRST_PORT: u16 = 10_000;
+/// How long the closing of all connections may take.
+const CLOSE: Duration = Duration::from_secs(10);
+
+/// One client thread's world.
+pub(super) struct Worker<S: Scenario> {
+    pub(super) ring: Uring,
+    pub(super) connections: Vec<Connection<S::State>>,
+    pub(super) scenario: S,
+    shared: Arc<Shared>,
+    index: usize,
+    address: SocketAddr,
+    source: Option<IpAddr>,
+    spin: bool,
+    connecting_max: u32,
+    request: Vec<u8>,
+    pub(super) accept: AcceptKey,
+    pub(super) rules: Rules,
+    pub(super) class: BufferClass,
+    pub(super) pool: PayloadPool,
+    pub(super) keys: MaskKeys,
+    /// Connections with something to send.
+    listed: Vec<u32>,
+    /// Connections that wait for a receive buffer.
+    pub(super) starved: VecDeque<u32>,
+    pub(super) receives: u16,
+    pub(super) receives_max: u16,
+    /// The next connection to begin, and how many handshakes are in flight.
+    begun: u32,
+    pub(super) connecting: u32,
+    /// The port to try for the next connection from `source`.
+    next_port: u16,
+    pub(super) ready: u32,
+    clock: Instant,
+    closing: u32,
+}
+
+impl<S: Scenario> Worker<S> {
+    /// `answer_bytes`: what one receive typically brings.
+    pub(super) fn new(
+        plan: &Plan,
+        index: usize,
+        scenario: S,
+        answer_bytes: usize,
+        shared: Arc<Shared>,
+    ) -> anyhow::Result<Self> {
+        let connections = plan.share(index as u32).len() as u32;
+        let class = if answer_bytes <= SMALL_BYTES {
+            BufferClass::Small
+        } else {
+            BufferClass::Large
+        };
+        let mut config = UringConfig::new(Peers::new(1)?, 0);
+        config.entries = 1_024;
+        config.completion_entries = 32_768;
+        config.slots = connections;
+        config.installed_slots = connections;
+        config.tick_ms = 0;
+        let receives_max = match class {
+            BufferClass::Small => SMALL_BUFFERS,
+            BufferClass::Large => LARGE_BUFFERS,
+        };
+        (config.buffers, config.large_buffers) = match class {
+            BufferClass::Small => (SMALL_BUFFERS, 1),
+            BufferClass::Large => (1, LARGE_BUFFERS),
+        };
+        let mut key = [0; 16];
+        getrandom::fill(&mut key).map_err(|error| anyhow::anyhow!("no random bytes: {error}"))?;
+        let mut request = Vec::new();
+        let host = plan.address.to_string();
+        let accept = write_request(&mut request, &host, &plan.path, &key, None, &[]);
+        Ok(Self {
+            ring: Uring::new(config)?,
+            connections: (0..connections).map(|_| Connection::new()).collect(),
+            scenario,
+            shared,
+            index,
+            address: plan.address,
+            source: match plan.sources.len() {
+                0 => None,
+                sources => Some(plan.sources[index % sources]),
+            },
+            spin: plan.spin,
+            connecting_max: plan.connecting,
+            request,
+            accept,
+            rules: Rules {
+                role: Role::Client,
+                message_bytes: MESSAGE_BYTES_MAX,
+                fragments: 4_096,
+            },
+            class,
+            pool: PayloadPool::new(),
+            keys: MaskKeys::new(u32::from_ne_bytes([key[0], key[1], key[2], key[3]])),
+            listed: Vec::new(),
+            starved: VecDeque::new(),
+            receives: 0,
+            receives_max,
+            begun: 0,
+            connecting: 0,
+            next_port: FIRST_PORT,
+            ready: 0,
+            clock: Instant::now(),
+            closing: 0,
+        })
+    }
+
+    /// Runs until the coordinator says to close.
+    pub(super) fn run(&mut self) -> anyhow::Result<()> {
+        let mut completions = Vec::with_capacity(4_096);
+        loop {
+            let phase = self.shared.phase();
+            if phase == Phase::Close {
+                return self.close_all(&mut completions);
+            }
+            let running = phase == Phase::Run;
+            self.connect_more()?;
+            self.scenario.clock(self.now_ns());
+            self.scenario.turn(running);
+            while let Some(key) = self.scenario.next_due() {
+                let connection = &mut self.connections[key as usize];
+                let mut out = Outgoing {
+                    waiting: &mut connection.waiting,
+                    pool: &mut self.pool,
+                    keys: &mut self.keys,
+                };
+                self.scenario.send(key, &mut connection.state, &mut out);
+                self.list(key);
+            }
+            self.receive_starved();
+            self.flush();
+            let spinning = running && self.spin;
+            let wait = if spinning || !self.starved.is_empty() {
+                Wait::Look
+            } else {
+                Wait::For {
+                    timeout_us: SLEEP_US,
+                    min_wait_us: 0,
+                }
+            };
+            self.ring.turn(wait, &mut completions)?;
+            if spinning && completions.is_empty() {
+                std::hint::spin_loop();
+            }
+            self.scenario.clock(self.now_ns());
+            for completion in completions.drain(..) {
+                self.complete(completion)?;
+            }
+            self.publish_counts();
+        }
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.clock.elapsed().as_nanos() as u64
+    }
+
+    fn publish_counts(&self) {
+        let counters = &self.shared.workers[self.index];
+        let counts = self.scenario.counts();
+        counters.messages.store(counts.messages, Ordering::Relaxed);
+        counters.bytes.store(counts.bytes, Ordering::Relaxed);
+        counters
+            .publishes
+            .store(counts.publishes, Ordering::Relaxed);
+        counters.ready.store(self.ready, Ordering::Release);
+        let quiet = self.scenario.is_quiet();
+        counters.quiet.store(quiet, Ordering::Release);
+    }
+
+    /// Begins handshakes, as many as may be in flight.
+    fn connect_more(&mut self) -> anyhow::Result<()> {
+        while self.connecting < self.connecting_max
+            && (self.begun as usize) < self.connections.len()
+        {
+            let key = self.begun;
+            let socket = self.socket().map_err(|error| self.connect_error(&error))?;
+            let slot = self.ring.install(socket.into())?;
+            let connection = &mut self.connections[key as usize];
+            connection.slot = slot;
+            connection.stage = Stage::Connecting;
+            let token = Token::new(Op::Connect, key, 0);
+            self.ring.connect(slot, self.address, token);
+            self.begun += 1;
+            self.connecting += 1;
+        }
+        Ok(())
+    }
+
+    fn socket(&mut self) -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, None)?;
+        socket.set_tcp_nodelay(true)?;
+        // Closing resets: no 100,000 connections in TIME_WAIT afterwards.
+        socket.set_linger(Some(Duration::ZERO))?;
+        if let Some(source) = self.source {
+            self.bind(&socket, source)?;
+        }
+        Ok(socket)
+    }
+
+    /// Binds to the next free port of `source`. The kernel's own choice (port 0) takes longer the
+    /// more ports are in use: minutes for 19,000.
+    fn bind(&mut self, socket: &Socket, source: IpAddr) -> io::Result<()> {
+        loop {
+            let port = self.next_port;
+            self.next_port = port.checked_add(1).ok_or(io::ErrorKind::AddrNotAvailable)?;
+            match socket.bind(&SocketAddr::new(source, port).into()) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn connect_error(&self, error: &io::Error) -> anyhow::Error {
+        anyhow::anyhow!(
+            "cannot connect to {}: {error} (after {} connections)",
+            self.address,
+            self.ready
+        )
+    }
+
+    fn complete(&mut self, completion: Completion) -> anyhow::Result<()> {
+        let key = completion.token.key();
+        match completion.token.op() {
+            Some(Op::Connect) => self.connected(key, completion.result),
+            Some(Op::Poll) => {
+                self.polled(key, &completion);
+                Ok(())
+            }
+            Some(Op::Recv) => self.received(key, &completion),
+            Some(Op::Send) => self.sent(key, completion),
+            Some(Op::Close) => {
+                self.closing -= 1;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn connected(&mut self, key: u32, result: i32) -> anyhow::Result<()> {
+        if result < 0 {
+            let error = io::Error::from_raw_os_error(-result);
+            return Err(self.connect_error(&error));
+        }
+        let connection = &mut self.connections[key as usize];
+        if connection.stage != Stage::Connecting {
+            return Ok(());
+        }
+        connection.stage = Stage::Upgrading;
+        self.ring
+            .poll(connection.slot, Token::new(Op::Poll, key, 0));
+        let mut out = Outgoing {
+            waiting: &mut connection.waiting,
+            pool: &mut self.pool,
+            keys: &mut self.keys,
+        };
+        out.raw(&self.request);
+        self.list(key);
+        Ok(())
+    }
+
+    /// Notes that a connection may have something to send.
+    pub(super) fn list(&mut self, key: u32) {
+        let connection = &mut self.connections[key as usize];
+        if connection.waiting.is_some() && !connection.listed && !connection.sending {
+            connection.listed = true;
+            self.listed.push(key);
+        }
+    }
+
+    /// One send for each connection that has something to send.
+    fn flush(&mut self) {
+        for key in self.listed.drain(..) {
+            let connection = &mut self.connections[key as usize];
+            connection.listed = false;
+            if let Some(payload) = connection.waiting.take() {
+                connection.sending = true;
+                let (end, token) = (payload.len(), Token::new(Op::Send, key, 0));
+                self.ring.send(connection.slot, payload, 0, end, token);
+            }
+        }
+    }
+
+    fn sent(&mut self, key: u32, completion: Completion) -> anyhow::Result<()> {
+        let connection = &mut self.connections[key as usize];
+        connection.sending = false;
+        let Some(payload) = completion.payload else {
+            return Ok(());
+        };
+        let whole = usize::try_from(completion.result) == Ok(payload.len());
+        self.pool.put(payload);
+        if whole {
+            self.list(key);
+        } else if connection.stage != Stage::Closed {
+            let reason = match completion.result {
+                error @ ..0 => io::Error::from_raw_os_error(-error).to_string(),
+                sent => format!("only {sent} bytes of a send left"),
+            };
+            self.fail(key, &reason);
+        }
+        Ok(())
+    }
+
+    /// A connection that fails fails the run.
+    pub(super) fn fail(&mut self, key: u32, reason: &str) {
+        let connection = &mut self.connections[key as usize];
+        if matches!(connection.stage, Stage::Connecting | Stage::Upgrading) {
+            self.connecting -= 1;
+        }
+        self.shared.fail(format!(
+            "connection {key} of client thread {}: {reason}",
+            self.index
+        ));
+        self.close(key);
+    }
+
+    fn close(&mut self, key: u32) {
+        let connection = &mut self.connections[key as usize];
+        if !matches!(connection.stage, Stage::New | Stage::Closed) {
+            connection.stage = Stage::Closed;
+            self.closing += 1;
+            let slot: Slot = connection.slot;
+            let armed = [Op::Connect, Op::Poll, Op::Send];
+            self.ring.close(slot, key, 0, &armed);
+        }
+    }
+
+    fn close_all(&mut self, completions: &mut Vec<Completion>) -> anyhow::Result<()> {
+        let began = Instant::now();
+        for key in 0..self.connections.len() as u32 {
+            self.close(key);
+            if key % 256 == 0 {
+                self.close_turn(Wait::Look, completions)?;
+            }
+        }
+        while self.closing > 0 && began.elapsed() < CLOSE {
+            let timeout_us = 10_000;
+            let min_wait_us = 0;
+            self.close_turn(
+                Wait::For {
+                    timeout_us,
+                    min_wait_us,
+                },
+                completions,
+            )?;
+        }
+        let latencies = self.scenario.take_latencies();
+        self.shared.add_latencies(&latencies);
+        Ok(())
+    }
+
+    fn close_turn(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> anyhow::Result<()> {
+        self.ring.turn(wait, completions)?;
+        for completion in completions.drain(..) {
+            if let Some(buffer) = completion.buffer {
+                self.ring.recycle(buffer);
+            }
+            if completion.token.op() == Some(Op::Close) {
+                self.closing -= 1;
+            }
+        }
+        Ok(())
+    }
+}

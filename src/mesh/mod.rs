@@ -1,0 +1,408 @@
+//! Batches between shards.
+//!
+//! On the way of a message: what one turn produced for another shard leaves as one immutable
+//! [`Batch`] over a bounded lock-free channel. Nothing here waits: a full channel means that the
+//! batch grows until the next turn, up to a bound that publishers are told about.
+
+use crate::hub::home::{ChannelRef, Interest};
+use crate::hub::{Delivery, Position, Publication};
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Batches that may wait for one shard. A shard takes all of them every turn, so more than a few per
+/// sender means that it is stalled; then senders keep their batches and let them grow.
+pub const BATCHES_PER_SHARD: usize = 1024;
+
+/// Who wants to hear about a publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The publisher's shard.
+    pub shard: u16,
+    /// Its key there.
+    pub key: u32,
+    /// Its generation there.
+    pub generation: u32,
+    /// What the handler wants back with the position (a request's id). `None`: no acknowledgement.
+    pub tag: Option<Bytes>,
+    /// Whether the publisher, if subscribed, gets its own copy.
+    pub echo: bool,
+}
+
+/// One thing that a shard tells another.
+#[derive(Debug)]
+pub enum Message {
+    /// To a home: this shard has its first subscriber.
+    Interest {
+        /// The channel's name.
+        name: Box<str>,
+        /// Who asks.
+        interest: Interest,
+    },
+    /// To a home: this shard's last subscriber left.
+    Disinterest {
+        /// The channel's name.
+        name: Box<str>,
+        /// The shard that gives up.
+        shard: u16,
+        /// The interest that ends.
+        serial: u32,
+    },
+    /// To a home: number this and pass it on.
+    Publish {
+        /// The channel.
+        channel: ChannelRef,
+        /// What was published.
+        publication: Publication,
+        /// By whom.
+        receipt: Receipt,
+    },
+    /// From a home: the answer to an interest.
+    Live {
+        /// The interest it answers.
+        interest: Interest,
+        /// The channel's number at its home.
+        number: u32,
+        /// What the next message follows.
+        position: Position,
+    },
+    /// From a home: a message.
+    Deliver {
+        /// The channel's number at the receiving shard.
+        channel: u32,
+        /// The interest it answers.
+        serial: u32,
+        /// The message.
+        delivery: Delivery,
+        /// Key and generation of the connection of the receiving shard that published it and wants
+        /// no copy.
+        exclude: Option<(u32, u32)>,
+    },
+    /// From a home: the acknowledgement of a publish.
+    Published {
+        /// Whose.
+        receipt: Receipt,
+        /// The position it got.
+        position: Position,
+    },
+    /// A connection is about to arrive: where it comes from.
+    HandOver {
+        /// Sender and number of the handing over.
+        from: (u16, u32),
+        /// The listener that accepted it.
+        listener: u8,
+        /// The peer's address.
+        peer: Option<SocketAddr>,
+    },
+    /// It does not arrive after all.
+    HandOverFailed {
+        /// Sender and number of the handing over.
+        from: (u16, u32),
+    },
+    /// From the server: stop accepting, close every connection, and end.
+    Drain,
+}
+
+impl Message {
+    /// Bytes that the message keeps in memory beyond its own size, roughly.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Publish { publication, .. } => publication.data.len() + publication.meta.len(),
+            Self::Deliver { delivery, .. } => delivery.publication.data.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// What one turn of a shard has to say to another one.
+pub type Batch = Vec<Message>;
+
+/// Connections of one shard, in a cache line of its own.
+#[derive(Default)]
+#[repr(align(128))]
+pub struct Load {
+    connections: AtomicUsize,
+}
+
+/// What all shards of a server share: how to reach each other, and how many connections each has.
+pub struct Links {
+    senders: Vec<Sender<Batch>>,
+    loads: Vec<Load>,
+}
+
+impl Links {
+    /// Links between `shards` shards, and each one's inbox.
+    #[must_use]
+    pub fn new(shards: usize) -> (Arc<Self>, Vec<Receiver<Batch>>) {
+        let (senders, inboxes) = (0..shards).map(|_| bounded(BATCHES_PER_SHARD)).unzip();
+        let loads = (0..shards).map(|_| Load::default()).collect();
+        (Arc::new(Self { senders, loads }), inboxes)
+    }
+
+    /// Number of shards.
+    #[must_use]
+    pub fn shards(&self) -> usize {
+        self.senders.len()
+    }
+
+    /// Sends from a thread that is no shard. Waits while the shard's inbox is full.
+    ///
+    /// # Errors
+    /// When the shard has ended.
+    pub fn send_from_outside(&self, to: usize, message: Message) -> Result<(), ShardGone> {
+        self.senders[to].send(vec![message]).map_err(|_| ShardGone)
+    }
+
+    /// Connections that `shard` has or is about to get.
+    #[must_use]
+    pub fn connections(&self, shard: usize) -> usize {
+        self.loads[shard].connections.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more connection for `shard`.
+    pub fn joined(&self, shard: usize) {
+        self.loads[shard]
+            .connections
+            .fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts one less.
+    pub fn left(&self, shard: usize) {
+        self.loads[shard]
+            .connections
+            .fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The shard that a new connection of `shard` (already counted there) should go to: the one with
+    /// the fewest, if `shard` has more than its share. `room` is how many connections a shard holds.
+    #[must_use]
+    pub fn relief_for(&self, shard: usize, room: usize) -> Option<usize> {
+        let shards = self.loads.len();
+        if shards == 1 {
+            return None;
+        }
+        let own = self.connections(shard);
+        let (mut total, mut least, mut fewest) = (0, shard, own);
+        for (other, _) in self.loads.iter().enumerate() {
+            let connections = self.connections(other);
+            total += connections;
+            if connections < fewest {
+                (least, fewest) = (other, connections);
+            }
+        }
+        // A share and 3 %: handing over costs some microseconds, being a little uneven nothing.
+        let share = total.div_ceil(shards);
+        (own > share + share / 32 && fewest + 1 < own && fewest < room).then_some(least)
+    }
+}
+
+/// A shard's thread has ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the shard has ended")]
+pub struct ShardGone;
+
+/// One shard's end of the mesh.
+pub struct Mesh {
+    shard: usize,
+    links: Arc<Links>,
+    inbox: Receiver<Batch>,
+    outgoing: Vec<Batch>,
+    /// Bytes in `outgoing`, per target: more than 0 across a turn only where the inbox is full.
+    pending_bytes: Vec<usize>,
+}
+
+impl Mesh {
+    /// The end of `shard`.
+    #[must_use]
+    pub fn new(shard: usize, links: Arc<Links>, inbox: Receiver<Batch>) -> Self {
+        let shards = links.shards();
+        Self {
+            shard,
+            links,
+            inbox,
+            outgoing: (0..shards).map(|_| Vec::new()).collect(),
+            pending_bytes: vec![0; shards],
+        }
+    }
+
+    /// What all shards share.
+    #[must_use]
+    pub fn links(&self) -> &Arc<Links> {
+        &self.links
+    }
+
+    /// Adds to the batch for `to` (which may be this shard itself: it takes it in the same turn).
+    pub fn post(&mut self, to: u16, message: Message) {
+        self.pending_bytes[to as usize] += message.weight();
+        self.outgoing[to as usize].push(message);
+    }
+
+    /// Sends a message at once, ahead of the batch. Returns whether the inbox had room.
+    pub fn post_now(&mut self, to: u16, message: Message) -> bool {
+        self.links.senders[to as usize]
+            .try_send(vec![message])
+            .is_ok()
+    }
+
+    /// Bytes that wait for shards whose inbox is full.
+    #[must_use]
+    pub fn pending_bytes(&self) -> usize {
+        self.pending_bytes.iter().sum()
+    }
+
+    /// Whether this shard has something to say to itself.
+    #[must_use]
+    pub fn has_own(&self) -> bool {
+        !self.outgoing[self.shard].is_empty()
+    }
+
+    /// What this shard had to say to itself.
+    pub fn take_own(&mut self) -> Batch {
+        self.pending_bytes[self.shard] = 0;
+        std::mem::take(&mut self.outgoing[self.shard])
+    }
+
+    /// Sends every batch that its target has room for; calls `sent` for each target. The others stay
+    /// and grow. Returns how many had to stay.
+    pub fn flush(&mut self, mut sent: impl FnMut(usize)) -> usize {
+        let mut kept = 0;
+        for to in 0..self.outgoing.len() {
+            if to == self.shard || self.outgoing[to].is_empty() {
+                continue;
+            }
+            match self.links.senders[to].try_send(std::mem::take(&mut self.outgoing[to])) {
+                Ok(()) => {
+                    self.pending_bytes[to] = 0;
+                    sent(to);
+                }
+                Err(TrySendError::Full(batch)) => {
+                    self.outgoing[to] = batch;
+                    kept += 1;
+                }
+                // The shard has ended: the server is going down, nobody is left to tell.
+                Err(TrySendError::Disconnected(_)) => self.pending_bytes[to] = 0,
+            }
+        }
+        kept
+    }
+
+    /// The next batch from another shard.
+    pub fn receive(&mut self) -> Option<Batch> {
+        self.inbox.try_recv().ok()
+    }
+
+    /// Whether no batch waits.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.inbox.is_empty()
+    }
+
+    /// The inbox, for a thread about to sleep to look at once more.
+    #[must_use]
+    pub fn inbox(&self) -> &Receiver<Batch> {
+        &self.inbox
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disinterest(serial: u32) -> Message {
+        Message::Disinterest {
+            name: "c".into(),
+            shard: 0,
+            serial,
+        }
+    }
+
+    fn serials(batch: &Batch) -> Vec<u32> {
+        batch
+            .iter()
+            .map(|message| match message {
+                Message::Disinterest { serial, .. } => *serial,
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_full_inbox_keeps_order_and_loses_nothing() {
+        let (links, mut inboxes) = Links::new(2);
+        let mut to = Mesh::new(1, Arc::clone(&links), inboxes.pop().unwrap());
+        let mut from = Mesh::new(0, links, inboxes.pop().unwrap());
+        let mut woken = 0;
+        for serial in 0..BATCHES_PER_SHARD as u32 + 10 {
+            from.post(1, disinterest(serial));
+            from.flush(|_| woken += 1);
+        }
+        assert_eq!(woken, BATCHES_PER_SHARD);
+        let mut seen = Vec::new();
+        while let Some(batch) = to.receive() {
+            seen.extend(serials(&batch));
+        }
+        assert_eq!(from.flush(|_| ()), 0);
+        seen.extend(serials(&to.receive().unwrap()));
+        assert_eq!(seen, (0..BATCHES_PER_SHARD as u32 + 10).collect::<Vec<_>>());
+        assert!(to.is_idle());
+    }
+
+    #[test]
+    fn pending_bytes_count_what_waits() {
+        let (links, mut inboxes) = Links::new(2);
+        let _to = inboxes.pop().unwrap();
+        let mut from = Mesh::new(0, links, inboxes.pop().unwrap());
+        let publish = || Message::Publish {
+            channel: ChannelRef::Number(0),
+            publication: Publication {
+                meta: Bytes::new(),
+                data: Bytes::from_static(&[0; 1000]),
+            },
+            receipt: Receipt {
+                shard: 0,
+                key: 0,
+                generation: 0,
+                tag: None,
+                echo: true,
+            },
+        };
+        from.post(1, publish());
+        assert_eq!(from.pending_bytes(), 1000);
+        from.flush(|_| ());
+        assert_eq!(from.pending_bytes(), 0);
+        for _ in 0..BATCHES_PER_SHARD {
+            from.post(1, publish());
+            from.flush(|_| ());
+        }
+        assert_eq!(from.pending_bytes(), 1000);
+        assert!(!from.post_now(1, disinterest(0)));
+        from.post(0, disinterest(1));
+        assert_eq!(serials(&from.take_own()), [1]);
+    }
+
+    #[test]
+    fn a_shard_with_more_than_its_share_hands_over() {
+        let (links, _inboxes) = Links::new(4);
+        for _ in 0..1000 {
+            // The worst skew that SO_REUSEPORT could make: every connection arrives at shard 0.
+            links.joined(0);
+            if let Some(to) = links.relief_for(0, 20_000) {
+                links.left(0);
+                links.joined(to);
+            }
+        }
+        for shard in 0..4 {
+            assert!(
+                (225..=275).contains(&links.connections(shard)),
+                "shard {shard} has {}",
+                links.connections(shard)
+            );
+        }
+        assert_eq!(links.relief_for(0, 10), None, "nobody has room");
+        let (single, _inbox) = Links::new(1);
+        single.joined(0);
+        assert_eq!(single.relief_for(0, 100), None);
+    }
+}

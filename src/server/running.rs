@@ -1,0 +1,488 @@
+//! The shards' threads: started together, ended together.
+
+use super::{Server, StartError};
+use crate::config::Listen;
+use crate::mesh::{Batch, Links, Mesh, Message};
+use crate::ring::{Peers, Uring, UringConfig};
+use crate::shard::core::Settings;
+use crate::shard::handler::Handler;
+use crate::shard::run::{Waiting, run};
+use crate::shard::{Shard, ShardParts};
+use crate::telemetry::counters::{Counters, Totals};
+use crate::topology::{self, SocketFile};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use glommio::{LocalExecutorBuilder, Placement};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Entries of the executor's own rings: they carry timers and one read at a time.
+const EXECUTOR_RING_DEPTH: usize = 128;
+/// Memory that the executor registers for file I/O, which shards don't do.
+const EXECUTOR_IO_MEMORY: usize = 64 << 10;
+/// Time between two looks of the main thread at a draining server.
+const POLL: Duration = Duration::from_millis(50);
+
+/// The timers of the executors that shards run in.
+#[derive(Clone, Copy)]
+pub(super) struct ExecutorTimers {
+    /// After this long the executor wants its tasks to yield. When that comes at the wrong moment,
+    /// glommio 0.9 parks although a task is runnable.
+    preempt: Duration,
+    /// Ends a stall of that kind; see [`Waiting::ticker`].
+    ticker: Duration,
+}
+
+impl Default for ExecutorTimers {
+    fn default() -> Self {
+        Self {
+            // Not to preempt: the shard's loop yields by itself (see `shard::run`).
+            preempt: Duration::from_secs(24 * 3600),
+            ticker: Duration::from_millis(100),
+        }
+    }
+}
+
+/// A running server. Dropping it drains and waits.
+pub struct Running {
+    addresses: Vec<Listen>,
+    counters: Vec<Arc<Counters>>,
+    handle: DrainHandle,
+    /// The end of each shard, as it comes.
+    ended: Receiver<(usize, Result<(), String>)>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    /// Removed when the server has ended.
+    _files: Vec<SocketFile>,
+}
+
+/// Tells the shards of a running server to end.
+#[derive(Clone)]
+pub struct DrainHandle {
+    links: Arc<Links>,
+    peers: Arc<Peers>,
+    asked: Sender<()>,
+    was_asked: Receiver<()>,
+}
+
+impl DrainHandle {
+    /// Asks all shards to accept nothing more, close their connections, and end. Returns at once.
+    pub fn drain(&self) {
+        if self.asked.try_send(()).is_err() {
+            return;
+        }
+        for shard in 0..self.links.shards() {
+            // A shard that has ended needs no telling.
+            let _ = self.links.send_from_outside(shard, Message::Drain);
+            self.peers.wake_from_outside(shard);
+        }
+    }
+
+    fn is_asked(&self) -> bool {
+        !self.was_asked.is_empty()
+    }
+}
+
+/// What one shard's thread is made of.
+struct Start<F> {
+    index: usize,
+    core: usize,
+    ring: UringConfig,
+    parts: ShardParts,
+    waiting: Waiting,
+    preempt: Duration,
+    make: F,
+    ready: Sender<(usize, Result<(), String>)>,
+    /// Closes without a message when the start is called off.
+    go: Receiver<()>,
+    ended: Sender<(usize, Result<(), String>)>,
+}
+
+pub(super) fn start<H: Handler>(
+    server: Server<H>,
+    timers: ExecutorTimers,
+) -> Result<Running, StartError> {
+    let shards = server.plan.shards.len();
+    let system = |what| move |error| StartError::System { what, error };
+    let peers = Peers::new(shards).map_err(system("making an event descriptor"))?;
+    let (links, inboxes) = Links::new(shards);
+    let seed = random()?;
+    let wait_us = server.plan.wait_us(&server.config.ring);
+    let config = Arc::new(server.config);
+    let handler: Arc<super::MakeHandler<H>> = server.handler.into();
+    let (ready, is_ready) = bounded(shards);
+    let (ended, has_ended) = bounded(shards);
+    let (go, may_go) = bounded::<()>(0);
+    let mut sockets = Sockets::distribute(server.listeners, shards);
+    let mut counters = Vec::new();
+    let mut threads = Vec::new();
+    for (place, inbox) in server.plan.shards.iter().zip(inboxes) {
+        let index = place.shard;
+        let own_counters = Arc::new(Counters::default());
+        counters.push(Arc::clone(&own_counters));
+        let (listeners, unix_listeners) = std::mem::take(&mut sockets.per_shard[index]);
+        let start = Start {
+            index,
+            core: place.core,
+            ring: UringConfig {
+                entries: config.ring.entries,
+                completion_entries: config.ring.completion_entries,
+                buffers: config.ring.buffers,
+                large_buffers: config.ring.large_buffers,
+                slots: server.slots,
+                listeners,
+                ..UringConfig::new(Arc::clone(&peers), index)
+            },
+            parts: ShardParts {
+                index: index as u16,
+                settings: Settings::new(&config),
+                mesh: Mesh::new(index, Arc::clone(&links), inbox),
+                seed,
+                random: random()?,
+                counters: own_counters,
+                unix_listeners,
+            },
+            waiting: Waiting {
+                wait_us,
+                min_wait_us: config.ring.min_wait_us,
+                ticker: timers.ticker,
+            },
+            preempt: timers.preempt,
+            make: {
+                let (handler, config) = (Arc::clone(&handler), Arc::clone(&config));
+                move |index| handler(index, &config)
+            },
+            ready: ready.clone(),
+            go: may_go.clone(),
+            ended: ended.clone(),
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("shard-{index}"))
+            .spawn(move || shard_thread(start))
+            .map_err(system("starting a shard's thread"))?;
+        threads.push(thread);
+    }
+    drop((ready, ended, may_go));
+    // The rings know each other's descriptors only when all are there: nobody accepts before that.
+    for _ in 0..shards {
+        let (shard, problem) = match is_ready.recv() {
+            Ok((_, Ok(()))) => continue,
+            Ok((shard, Err(problem))) => (shard, problem),
+            Err(_) => (0, "a shard's thread ended".to_owned()),
+        };
+        drop(go);
+        for thread in threads {
+            let _ = thread.join();
+        }
+        return Err(StartError::Shard { shard, problem });
+    }
+    for _ in 0..shards {
+        // Each shard takes one; none of them can have ended meanwhile.
+        let _ = go.send(());
+    }
+    let (asked, was_asked) = bounded(1);
+    Ok(Running {
+        addresses: sockets.addresses,
+        counters,
+        handle: DrainHandle {
+            links,
+            peers,
+            asked,
+            was_asked,
+        },
+        ended: has_ended,
+        threads,
+        _files: sockets.files,
+    })
+}
+
+fn random() -> Result<u64, StartError> {
+    getrandom::u64().map_err(|error| StartError::System {
+        what: "reading random numbers",
+        error: error.into(),
+    })
+}
+
+/// One shard's thread, from the first to the last instruction.
+fn shard_thread<H: Handler, F: FnOnce(usize) -> H>(start: Start<F>) {
+    let Start {
+        index,
+        core,
+        ring,
+        parts,
+        waiting,
+        preempt,
+        make,
+        ready,
+        go,
+        ended,
+    } = start;
+    let name = format!("shard-{index}");
+    let executor = LocalExecutorBuilder::new(Placement::Fixed(core))
+        .name(&name)
+        .ring_depth(EXECUTOR_RING_DEPTH)
+        .io_memory(EXECUTOR_IO_MEMORY)
+        .preempt_timer(preempt)
+        .make();
+    let executor = match executor {
+        Ok(executor) => executor,
+        Err(error) => {
+            let problem = format!("its executor on core {core}: {error}");
+            let _ = ready.send((index, Err(problem)));
+            return;
+        }
+    };
+    let result = executor.run(async move {
+        let uring = match Uring::new(ring) {
+            Ok(uring) => uring,
+            Err(error) => {
+                let _ = ready.send((index, Err(error.to_string())));
+                return None;
+            }
+        };
+        let _ = ready.send((index, Ok(())));
+        if go.recv().is_err() {
+            return None;
+        }
+        let shard = Shard::new(uring, make(index), parts);
+        Some(run(shard, waiting).await)
+    });
+    if let Some(result) = result {
+        let _ = ended.send((index, result.map_err(|error| error.to_string())));
+    }
+}
+
+/// Every shard's listening sockets, and which of them are Unix sockets.
+#[derive(Default)]
+struct Sockets {
+    per_shard: Vec<(Vec<OwnedFd>, Vec<bool>)>,
+    addresses: Vec<Listen>,
+    files: Vec<SocketFile>,
+}
+
+impl Sockets {
+    fn distribute(listeners: Vec<topology::Listener>, shards: usize) -> Self {
+        let mut sockets = Self {
+            per_shard: (0..shards).map(|_| Default::default()).collect(),
+            ..Self::default()
+        };
+        for listener in listeners {
+            let unix = matches!(listener.address, Listen::Unix(_));
+            // TCP: one socket per shard. Unix: one for shard 0, which hands over what is too much.
+            for (shard, socket) in listener.sockets.into_iter().enumerate() {
+                sockets.per_shard[shard].0.push(socket.into());
+                sockets.per_shard[shard].1.push(unix);
+            }
+            sockets.addresses.push(listener.address);
+            sockets.files.extend(listener.file);
+        }
+        sockets
+    }
+}
+
+impl Running {
+    /// Where clients connect.
+    #[must_use]
+    pub fn addresses(&self) -> &[Listen] {
+        &self.addresses
+    }
+
+    /// What all shards have counted.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        self.counters
+            .iter()
+            .for_each(|counters| totals.add(counters));
+        totals
+    }
+
+    /// What each shard has counted.
+    #[must_use]
+    pub fn counters(&self) -> &[Arc<Counters>] {
+        &self.counters
+    }
+
+    /// Asks the server to end, from any thread.
+    #[must_use]
+    pub fn drain_handle(&self) -> DrainHandle {
+        self.handle.clone()
+    }
+
+    /// Drains, and returns when the last connection is gone.
+    ///
+    /// # Errors
+    /// As [`Running::wait`].
+    pub fn stop(self, drain_ms: u32) -> Result<(), StartError> {
+        self.handle.drain();
+        self.wait(drain_ms)
+    }
+
+    /// Waits until all shards have ended.
+    ///
+    /// # Errors
+    /// When a shard fails (the others are drained then), or connections are left `drain_ms` after the
+    /// server was asked to end. Threads that still run are left to the end of the process.
+    pub fn wait(mut self, drain_ms: u32) -> Result<(), StartError> {
+        let mut failed = None;
+        let mut deadline = None;
+        let mut running = self.threads.len();
+        while running > 0 {
+            match self.ended.recv_timeout(POLL) {
+                Ok((_, Ok(()))) => running -= 1,
+                Ok((shard, Err(problem))) => {
+                    running -= 1;
+                    tracing::error!(shard, %problem, "a shard failed");
+                    failed.get_or_insert(StartError::Failed { shard, problem });
+                    self.handle.drain();
+                }
+                Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
+                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => break,
+            }
+            if self.handle.is_asked() {
+                let deadline = *deadline
+                    .get_or_insert_with(|| Instant::now() + Duration::from_millis(drain_ms.into()));
+                if running > 0 && Instant::now() >= deadline {
+                    self.threads.clear();
+                    let connections = self.totals().connections;
+                    return Err(failed.unwrap_or(StartError::DrainTimeout {
+                        connections,
+                        drain_ms,
+                    }));
+                }
+            }
+        }
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            self.handle.drain();
+            for thread in self.threads.drain(..) {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+// A batch travels between threads: this fails to compile if it ever holds something that cannot.
+const _: fn() = || {
+    fn sendable<T: Send>() {}
+    sendable::<Batch>();
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use std::io::ErrorKind;
+    use std::net::{SocketAddr, TcpStream};
+    use tungstenite::{Error, Message, WebSocket};
+
+    /// How long anything may take before a test gives up.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// One shard that parks whenever it can, and one echo client.
+    fn start_with(timers: ExecutorTimers) -> (Running, WebSocket<TcpStream>) {
+        let mut config = Config {
+            listen: vec!["127.0.0.1:0".parse().unwrap()],
+            shards: Some(1),
+            ..Config::default()
+        };
+        config.client.connections_per_shard = Some(64);
+        config.ring.wait_us = 0;
+        let give_up = Instant::now() + PATIENCE;
+        while Instant::now() < give_up {
+            // An executor can stall before its first task has run, and so before there is a ticker.
+            // Such a one is left to the end of the process.
+            let server = Server::builder().config(config.clone()).build().unwrap();
+            let (started, has_started) = bounded(1);
+            std::thread::spawn(move || drop(started.send(start(server, timers))));
+            if let Ok(running) = has_started.recv_timeout(Duration::from_secs(5)) {
+                let running = running.unwrap();
+                let Listen::Tcp(address) = running.addresses()[0] else {
+                    panic!("a TCP listener")
+                };
+                return (running, connect(address));
+            }
+        }
+        panic!("no executor started");
+    }
+
+    /// Ends a server, whose executor may stall once more when the ticker has ended.
+    fn stop(running: Running) {
+        match running.stop(5000) {
+            Ok(()) | Err(StartError::DrainTimeout { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn connect(address: SocketAddr) -> WebSocket<TcpStream> {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        tungstenite::client("ws://test/echo", stream).unwrap().0
+    }
+
+    /// Sends a number and waits this long for its echo. Whether it came.
+    fn echoes(client: &mut WebSocket<TcpStream>, number: u64, patience: Duration) -> bool {
+        client.send(Message::text(number.to_string())).unwrap();
+        client.get_ref().set_read_timeout(Some(patience)).unwrap();
+        is_echoed(client, number)
+    }
+
+    fn is_echoed(client: &mut WebSocket<TcpStream>, number: u64) -> bool {
+        match client.read() {
+            Ok(message) => {
+                assert_eq!(message, Message::text(number.to_string()));
+                true
+            }
+            Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => false,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// A preempt timer this short often expires between the executor's look at its events and the
+    /// moment when it would run the tasks that they woke. Then it parks instead.
+    const TOO_SHORT: Duration = Duration::from_micros(20);
+
+    /// Nothing but the ticker ends a stall: it lasts until the next tick, however far that is.
+    #[test]
+    fn a_stalled_executor_comes_back_with_the_ticker() {
+        let timers = ExecutorTimers {
+            preempt: TOO_SHORT,
+            ticker: Duration::from_secs(4),
+        };
+        let (running, mut client) = start_with(timers);
+        let started = Instant::now();
+        // A second is a thousand times what an echo takes, and nowhere near the next tick.
+        let stalled = (1..)
+            .take_while(|_| started.elapsed() < PATIENCE)
+            .find(|number| !echoes(&mut client, *number, Duration::from_secs(1)));
+        let number = stalled.expect("a stall: if this executor has none any more, drop the ticker");
+        client.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+        assert!(is_echoed(&mut client, number), "the shard never came back");
+        drop(client);
+        stop(running);
+    }
+
+    #[test]
+    fn stalls_are_bounded_by_the_usual_ticker() {
+        let timers = ExecutorTimers {
+            preempt: TOO_SHORT,
+            ..ExecutorTimers::default()
+        };
+        let (running, mut client) = start_with(timers);
+        for number in 0..1000 {
+            assert!(
+                echoes(&mut client, number, PATIENCE),
+                "a stall that never ended"
+            );
+        }
+        drop(client);
+        stop(running);
+    }
+}

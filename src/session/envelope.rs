@@ -1,0 +1,366 @@
+//! The JSON envelope: from the bytes of a text message to a [`Command`], and answers back to bytes.
+//!
+//! `data` and `id` are passed through as the client wrote them, never re-encoded.
+
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+/// Longest `id` that is given back, in bytes as written.
+pub const MAX_ID_BYTES: usize = 256;
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command<'a> {
+    /// Who am I?
+    Connect,
+    /// Hear a channel.
+    Subscribe {
+        /// Its name.
+        channel: Cow<'a, str>,
+    },
+    /// Hear it no more.
+    Unsubscribe {
+        /// Its name.
+        channel: Cow<'a, str>,
+    },
+    /// Say something to everyone who hears a channel.
+    Publish {
+        /// Its name.
+        channel: Cow<'a, str>,
+        /// JSON text.
+        data: &'a str,
+        /// Whether the publisher, if subscribed, hears it too.
+        echo: bool,
+    },
+    /// Is anybody there?
+    Ping,
+    /// An answer to the server's ping: its arrival is all that matters.
+    Pong,
+    /// A type of the protocol that this server does not serve.
+    NotAvailable {
+        /// Its name.
+        kind: &'static str,
+    },
+}
+
+/// A parsed message: the command, and the `id` to answer with (JSON text).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Envelope<'a> {
+    /// A string or an integer, as the client wrote it.
+    pub id: Option<&'a str>,
+    /// What it asks for.
+    pub command: Command<'a>,
+}
+
+/// Why a message is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused<'a> {
+    /// A code for programs: `invalid_json`, `invalid_message`, `unknown_type`.
+    pub code: &'static str,
+    /// What is wrong, for people.
+    pub error: String,
+    /// The message's id, where it could be read.
+    pub id: Option<&'a str>,
+}
+
+#[derive(Deserialize)]
+struct Raw<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    channel: Option<Cow<'a, str>>,
+    // `null` is data too, not the absence of it.
+    #[serde(borrow, default, deserialize_with = "present")]
+    data: Option<&'a RawValue>,
+    echo: Option<bool>,
+}
+
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// Types that the protocol knows and this server has no use for yet.
+const NOT_AVAILABLE: [&str; 7] = [
+    "auth",
+    "broadcast",
+    "direct",
+    "history",
+    "presence",
+    "presence_stats",
+    "request",
+];
+
+/// Parses one message. `channel_name_bytes` is the longest channel name allowed.
+///
+/// # Errors
+/// Says what is wrong, with the message's `id` where it could be read.
+pub fn parse(text: &[u8], channel_name_bytes: usize) -> Result<Envelope<'_>, Refused<'_>> {
+    // serde would read an array as the fields in order.
+    if text.trim_ascii_start().starts_with(b"[") {
+        return Err(Refused {
+            code: "invalid_message",
+            error: "expected one JSON object with a \"type\", not an array".to_owned(),
+            id: None,
+        });
+    }
+    let raw: Raw<'_> = serde_json::from_slice(text).map_err(|error| {
+        let code = if error.is_data() {
+            "invalid_message"
+        } else {
+            "invalid_json"
+        };
+        Refused {
+            code,
+            error: format!("{error}; expected one JSON object with a \"type\""),
+            id: None,
+        }
+    })?;
+    let id = match raw.id.map(RawValue::get) {
+        None | Some("null") => None,
+        Some(id) if is_id(id) => Some(id),
+        Some(_) => {
+            return Err(Refused {
+                code: "invalid_message",
+                error: format!(
+                    "\"id\" must be a string or an integer of at most {MAX_ID_BYTES} bytes"
+                ),
+                id: None,
+            });
+        }
+    };
+    let refuse = |code, error: String| Refused { code, error, id };
+    let Some(kind) = raw.kind else {
+        return Err(refuse("invalid_message", "\"type\" is missing".to_owned()));
+    };
+    let channel = |channel: Option<Cow<'_, str>>| match channel {
+        None => Err(refuse(
+            "invalid_message",
+            format!("\"{kind}\" needs a \"channel\""),
+        )),
+        Some(name) if name.is_empty() => {
+            Err(refuse("invalid_message", "\"channel\" is empty".to_owned()))
+        }
+        Some(name) if name.len() > channel_name_bytes => Err(refuse(
+            "invalid_message",
+            format!(
+                "\"channel\" has {} bytes, {channel_name_bytes} are allowed",
+                name.len()
+            ),
+        )),
+        Some(name) if name.chars().any(char::is_control) => Err(refuse(
+            "invalid_message",
+            "\"channel\" contains a control character".to_owned(),
+        )),
+        Some(_) => Ok(()),
+    };
+    let command = match &*kind {
+        "connect" => Command::Connect,
+        "ping" => Command::Ping,
+        "pong" => Command::Pong,
+        "subscribe" | "unsubscribe" | "publish" | "message" => {
+            channel(raw.channel.clone())?;
+            let name = raw.channel.unwrap_or_default();
+            match &*kind {
+                "subscribe" => Command::Subscribe { channel: name },
+                "unsubscribe" => Command::Unsubscribe { channel: name },
+                _ => {
+                    let Some(data) = raw.data else {
+                        return Err(refuse(
+                            "invalid_message",
+                            format!("\"{kind}\" needs \"data\""),
+                        ));
+                    };
+                    Command::Publish {
+                        channel: name,
+                        data: data.get(),
+                        echo: raw.echo.unwrap_or(true),
+                    }
+                }
+            }
+        }
+        other => match NOT_AVAILABLE.iter().find(|known| **known == other) {
+            Some(kind) => Command::NotAvailable { kind },
+            None => {
+                let shown: String = other.chars().take(40).collect();
+                return Err(refuse(
+                    "unknown_type",
+                    format!(
+                        "\"type\" {shown:?} is none of connect, subscribe, unsubscribe, publish, message, ping, pong"
+                    ),
+                ));
+            }
+        },
+    };
+    Ok(Envelope { id, command })
+}
+
+/// A JSON string or integer of moderate length.
+fn is_id(text: &str) -> bool {
+    let integer = || {
+        let digits = text.strip_prefix('-').unwrap_or(text);
+        !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    text.len() <= MAX_ID_BYTES && (text.starts_with('"') || integer())
+}
+
+/// Writes `text` as a JSON string.
+pub fn write_string(out: &mut Vec<u8>, text: &str) {
+    // Writing to a Vec cannot fail, and a string always has a JSON form.
+    let _ = serde_json::to_writer(out, text);
+}
+
+/// Writes an integer.
+pub fn write_integer(out: &mut Vec<u8>, integer: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(integer).as_bytes());
+}
+
+/// Writes `,"id":…` when there is one.
+pub fn write_id(out: &mut Vec<u8>, id: &[u8]) {
+    if !id.is_empty() {
+        out.extend_from_slice(b",\"id\":");
+        out.extend_from_slice(id);
+    }
+}
+
+/// Writes an error frame's payload.
+pub fn write_error(out: &mut Vec<u8>, code: &str, error: &str, id: Option<&str>) {
+    out.extend_from_slice(b"{\"type\":\"error\",\"code\":");
+    write_string(out, code);
+    out.extend_from_slice(b",\"error\":");
+    write_string(out, error);
+    write_id(out, id.unwrap_or_default().as_bytes());
+    out.push(b'}');
+}
+
+/// Writes seconds with milliseconds, as `timestamp` fields carry them.
+pub fn write_seconds(out: &mut Vec<u8>, ms: u64) {
+    write_integer(out, ms / 1000);
+    let mut fraction = String::with_capacity(4);
+    // Writing to a String cannot fail.
+    let _ = write!(fraction, ".{:03}", ms % 1000);
+    out.extend_from_slice(fraction.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ok(text: &str) -> Envelope<'_> {
+        parse(text.as_bytes(), 255).unwrap()
+    }
+
+    fn refused(text: &str) -> &'static str {
+        parse(text.as_bytes(), 255).unwrap_err().code
+    }
+
+    #[test]
+    fn commands() {
+        assert_eq!(ok(r#"{"type":"ping"}"#).command, Command::Ping);
+        let subscribe = ok(r#"{"type":"subscribe","channel":"a\"b","id":"x\u00e9"}"#);
+        assert_eq!(subscribe.id, Some(r#""x\u00e9""#));
+        assert_eq!(
+            subscribe.command,
+            Command::Subscribe {
+                channel: "a\"b".into()
+            }
+        );
+        let publish =
+            ok(r#"{"id":-7,"data":{"a": [1, 2.50 ]},"channel":"c","type":"message","echo":false}"#);
+        assert_eq!(publish.id, Some("-7"));
+        assert_eq!(
+            publish.command,
+            Command::Publish {
+                channel: "c".into(),
+                data: r#"{"a": [1, 2.50 ]}"#,
+                echo: false,
+            },
+            "data keeps its bytes"
+        );
+        assert_eq!(ok(r#"{"type":"connect","id":null}"#).id, None);
+        assert_eq!(
+            ok(r#"{"type":"presence","channel":"c"}"#).command,
+            Command::NotAvailable { kind: "presence" }
+        );
+    }
+
+    #[test]
+    fn data_may_be_null() {
+        let publish = ok(r#"{"type":"publish","channel":"c","data":null}"#);
+        assert!(
+            matches!(publish.command, Command::Publish { data: "null", .. }),
+            "{publish:?}"
+        );
+    }
+
+    #[test]
+    fn refusals() {
+        assert_eq!(refused("{"), "invalid_json");
+        assert_eq!(refused(""), "invalid_json");
+        assert_eq!(refused("{\"type\":\"ping\"} x"), "invalid_json");
+        assert_eq!(refused("[]"), "invalid_message");
+        assert_eq!(refused(r#"["ping",7,null,null,null]"#), "invalid_message");
+        assert_eq!(refused("{}"), "invalid_message");
+        assert_eq!(refused(r#"{"type":7}"#), "invalid_message");
+        assert_eq!(refused(r#"{"type":"fly"}"#), "unknown_type");
+        assert_eq!(refused(r#"{"type":"subscribe"}"#), "invalid_message");
+        assert_eq!(
+            refused(r#"{"type":"subscribe","channel":""}"#),
+            "invalid_message"
+        );
+        assert_eq!(
+            refused(r#"{"type":"subscribe","channel":"a\nb"}"#),
+            "invalid_message"
+        );
+        assert_eq!(
+            refused(r#"{"type":"publish","channel":"c"}"#),
+            "invalid_message"
+        );
+        for id in ["1.5", "true", "[1]", "{}", "1e3"] {
+            assert_eq!(
+                refused(&format!(r#"{{"type":"ping","id":{id}}}"#)),
+                "invalid_message",
+                "{id}"
+            );
+        }
+        let long = format!(r#"{{"type":"subscribe","channel":"{}"}}"#, "x".repeat(256));
+        assert_eq!(refused(&long), "invalid_message");
+        let error = parse(br#"{"type":"fly","id":7}"#, 255).unwrap_err();
+        assert_eq!(error.id, Some("7"), "the id comes back with the error");
+    }
+
+    #[test]
+    fn answers() {
+        let mut out = Vec::new();
+        write_error(&mut out, "unknown_type", "no \"fly\"", Some("7"));
+        assert_eq!(
+            out,
+            br#"{"type":"error","code":"unknown_type","error":"no \"fly\"","id":7}"#
+        );
+        out.clear();
+        write_seconds(&mut out, 1_700_000_000_042);
+        assert_eq!(out, b"1700000000.042");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Err(refused) = parse(&bytes, 255) {
+                prop_assert!(!refused.error.is_empty());
+            }
+        }
+
+        #[test]
+        fn errors_are_json(code in ".*", error in ".*") {
+            let mut out = Vec::new();
+            write_error(&mut out, &code, &error, Some("\"i\""));
+            let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+            prop_assert_eq!(&value["code"], &serde_json::Value::String(code));
+            prop_assert_eq!(&value["error"], &serde_json::Value::String(error));
+        }
+    }
+}

@@ -1,0 +1,461 @@
+//! What a shard knows besides its ring and its handler: connections, channels, other shards, time.
+//!
+//! The handler works on this through its [`Context`](super::handler::Context). Nothing here touches
+//! the ring: what is to be sent is queued, who is to be closed is listed, and the turn does it.
+
+use super::connection::{Connection, ConnectionId, Flags, Ms, Phase};
+use super::handler::{Closed, PublishOptions, Refusal};
+use crate::hub::home::Home;
+use crate::hub::local::{GivenUp, Local, Subscribed};
+use crate::hub::{Position, Publication};
+use crate::mesh::{Mesh, Message, Receipt};
+use crate::ring::PayloadPool;
+use crate::telemetry::counters::Counters;
+use crate::wire::close::CloseCode;
+use bytes::Bytes;
+use slab::Slab;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Who began a close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseBy {
+    /// The client: a close frame, or the end of its stream.
+    Peer,
+    /// The server, on purpose.
+    Server,
+    /// The server, because the client broke the protocol.
+    ProtocolError,
+    /// The network: reset, or no sign of life.
+    Lost,
+}
+
+/// The time of a turn, read once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock {
+    /// Since the shard started.
+    pub now: Ms,
+    /// Since the shard started, without wrapping.
+    pub elapsed_ms: u64,
+    /// Since the Unix epoch.
+    pub unix_ms: u64,
+}
+
+/// What a shard uses of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// See [`crate::config::Heartbeat`].
+    pub heartbeat_interval_ms: u32,
+    /// See [`crate::config::Heartbeat`].
+    pub heartbeat_timeout_ms: u32,
+    /// See [`crate::config::Timeouts`].
+    pub handshake_ms: u32,
+    /// See [`crate::config::Timeouts`].
+    pub close_ms: u32,
+    /// See [`crate::config::Timeouts`].
+    pub write_ms: u32,
+    /// See [`crate::config::ClientLimits`].
+    pub outbox_bytes: usize,
+    /// See [`crate::config::ClientLimits`].
+    pub channels: usize,
+    /// See [`crate::config::ClientLimits`].
+    pub mesh_pending_bytes: usize,
+    /// See [`crate::config::ClientLimits`].
+    pub head_bytes: usize,
+    /// See [`crate::config::ClientLimits`].
+    pub head_lines: usize,
+    /// Small receive buffers of the ring: receives in flight at most.
+    pub buffers: u32,
+    /// Large receive buffers of the ring.
+    pub large_buffers: u32,
+}
+
+/// Something that the handler has to hear when it is not in the middle of something else.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A subscription is in force.
+    Subscribed {
+        connection: ConnectionId,
+        channel: u32,
+        position: Position,
+        tag: Bytes,
+    },
+    /// A subscription was given up before it was in force.
+    Abandoned {
+        connection: ConnectionId,
+        channel: Box<str>,
+        tag: Bytes,
+    },
+    /// A publish got its position.
+    Published {
+        connection: ConnectionId,
+        position: Position,
+        tag: Bytes,
+    },
+    /// A connection ended.
+    Closed {
+        connection: ConnectionId,
+        closed: Closed,
+    },
+}
+
+/// Writes a last message before a close: [`super::handler::Handler::farewell`].
+pub(super) type Farewell = fn(u8, CloseCode, &str, &mut Vec<u8>) -> Option<super::handler::Kind>;
+
+/// See the module's documentation.
+pub struct Core {
+    pub(super) shard: u16,
+    pub(super) clock: Clock,
+    pub(super) settings: Settings,
+    pub(super) connections: Slab<Connection>,
+    /// One more than the largest key ever used: where the sweep turns back.
+    pub(super) high_key: u32,
+    /// Connections that have ever come.
+    pub(super) inserted: u64,
+    next_generation: u32,
+    /// Connections whose upgrade is complete and that have not begun to close.
+    pub(super) open: usize,
+    /// Connections with something to send, each once (see [`Flags::DIRTY`]).
+    pub(super) dirty: Vec<u32>,
+    /// Deadlines of connections that have not completed their handshake, oldest first.
+    pub(super) handshakes: VecDeque<(Ms, u32, u32)>,
+    /// Deadlines of connections that are closing, oldest first.
+    pub(super) closings: VecDeque<(Ms, u32, u32)>,
+    pub(super) pool: PayloadPool,
+    pub(super) scratch: Vec<u8>,
+    pub(super) local: Local,
+    pub(super) home: Home,
+    pub(super) mesh: Mesh,
+    pub(super) events: VecDeque<Event>,
+    pub(super) farewell: Farewell,
+    pub(super) counters: Arc<Counters>,
+}
+
+/// What a core is made of.
+pub(super) struct Parts {
+    pub shard: u16,
+    pub settings: Settings,
+    pub slots: u32,
+    pub mesh: Mesh,
+    /// The same on all shards: where channels are at home.
+    pub seed: u64,
+    /// Different on every shard: channel epochs, connection generations.
+    pub random: u64,
+    pub farewell: Farewell,
+    pub counters: Arc<Counters>,
+}
+
+impl Core {
+    pub(super) fn new(parts: Parts) -> Self {
+        let shards = parts.mesh.links().shards();
+        Self {
+            shard: parts.shard,
+            clock: Clock::default(),
+            settings: parts.settings,
+            // Reserved, not touched: memory becomes resident with the connections.
+            connections: Slab::with_capacity(parts.slots as usize),
+            high_key: 0,
+            inserted: 0,
+            next_generation: parts.random as u32,
+            open: 0,
+            dirty: Vec::new(),
+            handshakes: VecDeque::new(),
+            closings: VecDeque::new(),
+            pool: PayloadPool::new(),
+            scratch: Vec::new(),
+            local: Local::new(parts.shard, shards, parts.seed),
+            home: Home::new(parts.seed, parts.random),
+            mesh: parts.mesh,
+            events: VecDeque::new(),
+            farewell: parts.farewell,
+            counters: parts.counters,
+        }
+    }
+
+    pub(super) fn id(&self, key: u32, connection: &Connection) -> ConnectionId {
+        ConnectionId {
+            shard: self.shard,
+            key,
+            generation: connection.generation,
+        }
+    }
+
+    /// A generation that no connection of this shard had within the last 4 billion.
+    pub(super) fn draw_generation(&mut self) -> u32 {
+        self.next_generation = self.next_generation.wrapping_add(1);
+        self.next_generation
+    }
+
+    /// Adds a connection to the slab.
+    pub(super) fn insert(&mut self, connection: Connection) -> u32 {
+        let key = self.connections.insert(connection) as u32;
+        self.high_key = self.high_key.max(key + 1);
+        self.inserted += 1;
+        key
+    }
+
+    /// The connection that `id` names, if it still lives here.
+    pub(super) fn get(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        if id.shard != self.shard {
+            return None;
+        }
+        self.connections
+            .get_mut(id.key as usize)
+            .filter(|connection| connection.generation == id.generation)
+    }
+
+    pub(super) fn is_open(&mut self, id: ConnectionId) -> bool {
+        self.get(id).is_some_and(|connection| connection.is_open())
+    }
+
+    pub(super) fn subscribe(
+        &mut self,
+        id: ConnectionId,
+        name: &str,
+        tag: Bytes,
+    ) -> Result<(), Refusal> {
+        if let Some(channel) = self.local.find(name) {
+            // What this turn brought so far comes before the answer, and is for those who were
+            // there before. Whom it finds too slow it closes, possibly this connection.
+            self.deliver_channel(channel);
+        }
+        let limit = self.settings.channels;
+        let known = self.local.find(name);
+        let connection = self
+            .get(id)
+            .filter(|c| c.is_open())
+            .ok_or(Refusal::Closed)?;
+        if let Some(channel) = known
+            && connection.channels.binary_search(&channel).is_ok()
+        {
+            if let Some(position) = self.local.position_for(channel, id.key, tag.clone()) {
+                self.confirm(id, channel, position, tag);
+            }
+            return Ok(());
+        }
+        if connection.channels.len() >= limit {
+            return Err(Refusal::TooManyChannels { limit });
+        }
+        let (channel, outcome) = self.local.subscribe(name, id.key, tag.clone());
+        let connection = self.get(id).ok_or(Refusal::Closed)?;
+        if let Err(at) = connection.channels.binary_search(&channel) {
+            connection.channels.insert(at, channel);
+        }
+        match outcome {
+            Subscribed::Live(position) => self.confirm(id, channel, position, tag),
+            Subscribed::Waiting => {}
+            Subscribed::Ask { home, interest } => {
+                let name = name.into();
+                self.mesh.post(home, Message::Interest { name, interest });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn confirm(
+        &mut self,
+        connection: ConnectionId,
+        channel: u32,
+        position: Position,
+        tag: Bytes,
+    ) {
+        self.events.push_back(Event::Subscribed {
+            connection,
+            channel,
+            position,
+            tag,
+        });
+    }
+
+    pub(super) fn unsubscribe(&mut self, id: ConnectionId, name: &str) -> bool {
+        let Some(channel) = self.local.find(name) else {
+            return false;
+        };
+        // What was published before still arrives. It may be too much for this connection, which
+        // has left its channels then.
+        self.deliver_channel(channel);
+        let Some(connection) = self.get(id) else {
+            return false;
+        };
+        let Ok(at) = connection.channels.binary_search(&channel) else {
+            return false;
+        };
+        connection.channels.remove(at);
+        for tag in self.local.abandon(channel, id.key) {
+            self.events.push_back(Event::Abandoned {
+                connection: id,
+                channel: name.into(),
+                tag,
+            });
+        }
+        let given_up = self.local.unsubscribe(channel, id.key);
+        self.give_up(given_up);
+        true
+    }
+
+    fn give_up(&mut self, given_up: Option<GivenUp>) {
+        if let Some(GivenUp { home, name, serial }) = given_up {
+            let shard = self.shard;
+            self.mesh.post(
+                home,
+                Message::Disinterest {
+                    name,
+                    shard,
+                    serial,
+                },
+            );
+        }
+    }
+
+    pub(super) fn publish(
+        &mut self,
+        from: ConnectionId,
+        channel: &str,
+        publication: Publication,
+        options: PublishOptions,
+    ) -> Result<(), Refusal> {
+        if !self.is_open(from) {
+            return Err(Refusal::Closed);
+        }
+        let receipt = Receipt {
+            shard: from.shard,
+            key: from.key,
+            generation: from.generation,
+            tag: options.tag,
+            echo: !options.exclude_self,
+        };
+        self.post_publication(channel, publication, receipt)
+    }
+
+    /// Publishes on behalf of no connection.
+    pub(super) fn announce(
+        &mut self,
+        channel: &str,
+        publication: Publication,
+    ) -> Result<(), Refusal> {
+        // Nobody is to be told of it, and nobody is excluded, so no connection is looked up.
+        let receipt = Receipt {
+            shard: self.shard,
+            key: 0,
+            generation: 0,
+            tag: None,
+            echo: true,
+        };
+        self.post_publication(channel, publication, receipt)
+    }
+
+    fn post_publication(
+        &mut self,
+        channel: &str,
+        publication: Publication,
+        receipt: Receipt,
+    ) -> Result<(), Refusal> {
+        let pending_bytes = self.mesh.pending_bytes();
+        if pending_bytes > self.settings.mesh_pending_bytes {
+            self.counters.publishes_refused.add(1);
+            return Err(Refusal::Busy { pending_bytes });
+        }
+        let (home, channel) = self.local.route(channel);
+        self.counters.publishes.add(1);
+        self.mesh.post(
+            home,
+            Message::Publish {
+                channel,
+                publication,
+                receipt,
+            },
+        );
+        Ok(())
+    }
+
+    /// Ends a connection for the application: subscriptions go, the handler will hear of it.
+    /// The socket lives on until the close handshake is through.
+    pub(super) fn leave(&mut self, key: u32, code: CloseCode, by: CloseBy) {
+        let Some(connection) = self.connections.get_mut(key as usize) else {
+            return;
+        };
+        if !connection.is_open() {
+            return;
+        }
+        // The caller says what comes next; it is no longer open whatever that is.
+        connection.phase = Phase::Lingering;
+        let channels = std::mem::take(&mut connection.channels);
+        let id = ConnectionId {
+            shard: self.shard,
+            key,
+            generation: connection.generation,
+        };
+        for channel in channels {
+            let given_up = self.local.unsubscribe(channel, key);
+            self.give_up(given_up);
+        }
+        self.open -= 1;
+        self.counters.open.set(self.open as u64);
+        self.counters.closed(code);
+        let closed = Closed { code, by };
+        self.events.push_back(Event::Closed {
+            connection: id,
+            closed,
+        });
+    }
+
+    /// Sends our close frame, after what is queued, and waits for the peer's.
+    pub(super) fn begin_close(&mut self, key: u32, code: CloseCode, reason: &str, by: CloseBy) {
+        let Some(connection) = self.connections.get_mut(key as usize) else {
+            return;
+        };
+        if !connection.is_open() {
+            return;
+        }
+        let endpoint = connection.endpoint;
+        if by == CloseBy::Server {
+            let mut scratch = std::mem::take(&mut self.scratch);
+            scratch.clear();
+            if let Some(kind) = (self.farewell)(endpoint, code, reason, &mut scratch) {
+                self.push_frame(key, kind.into(), &scratch);
+            }
+            self.scratch = scratch;
+        }
+        self.push_close(key, Some(code), reason);
+        self.leave(key, code, by);
+        // After a violation nothing that follows can be understood: no answer is awaited.
+        let phase = match by {
+            CloseBy::ProtocolError => Phase::Lingering,
+            _ => Phase::Closing,
+        };
+        self.set_deadline(key, phase);
+    }
+
+    /// The peer's close frame arrived.
+    pub(super) fn peer_closed(&mut self, key: u32, code: Option<CloseCode>) {
+        let Some(connection) = self.connections.get_mut(key as usize) else {
+            return;
+        };
+        match connection.phase {
+            Phase::Open => {
+                // RFC 6455, 5.5.1: the answer echoes the code.
+                self.push_close(key, code, "");
+                self.leave(key, code.unwrap_or(CloseCode::NO_STATUS), CloseBy::Peer);
+                self.set_deadline(key, Phase::Lingering);
+            }
+            Phase::Closing => connection.phase = Phase::Lingering,
+            _ => return,
+        }
+        // Both have said their last: the socket closes when our part has left.
+        if let Some(connection) = self.connections.get_mut(key as usize) {
+            connection.flags.set(Flags::CLOSE_WHEN_SENT);
+        }
+        self.mark_dirty(key);
+    }
+
+    /// Gives a connection `close_ms` to finish what it is doing in `phase`.
+    pub(super) fn set_deadline(&mut self, key: u32, phase: Phase) {
+        let deadline = self.clock.now.plus(self.settings.close_ms);
+        if let Some(connection) = self.connections.get_mut(key as usize) {
+            connection.phase = phase;
+            self.closings
+                .push_back((deadline, key, connection.generation));
+        }
+        self.mark_dirty(key);
+    }
+}

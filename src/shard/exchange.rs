@@ -1,0 +1,191 @@
+//! What shards tell each other: publishes on their way home, messages on their way to subscribers.
+
+use super::connection::ConnectionId;
+use super::core::{Core, Event};
+use super::handler::{Handler, Kind, Published};
+use super::{Shard, run_events};
+use crate::hub::Delivery;
+use crate::hub::home::Interest;
+use crate::hub::local::Excluded;
+use crate::mesh::{Batch, Message, Receipt};
+use crate::ring::Ring;
+use crate::wire::frame;
+
+/// Rounds of messages to itself that one turn takes at most; what is left waits for the next turn.
+/// A publish needs three: to the home, to the subscribers, acknowledgement.
+const MAX_ROUNDS: usize = 8;
+
+impl<R: Ring, H: Handler> Shard<R, H> {
+    /// Takes what other shards and this one itself have said. Returns whether there was anything.
+    pub(super) fn exchange(&mut self) -> bool {
+        let mut busy = false;
+        while let Some(batch) = self.core.mesh.receive() {
+            busy = true;
+            self.take(batch);
+        }
+        for _ in 0..MAX_ROUNDS {
+            let own = self.core.mesh.take_own();
+            if own.is_empty() {
+                break;
+            }
+            busy = true;
+            self.take(own);
+        }
+        busy
+    }
+
+    fn take(&mut self, batch: Batch) {
+        for message in batch {
+            match message {
+                Message::Deliver {
+                    channel,
+                    serial,
+                    delivery,
+                    exclude,
+                } => self.deliver(channel, serial, &delivery, exclude),
+                Message::HandOver {
+                    from,
+                    listener,
+                    peer,
+                } => self.announce(from, listener, peer),
+                Message::HandOverFailed { from } => self.retract(from),
+                Message::Drain => self.begin_drain(),
+                Message::Live {
+                    interest,
+                    number,
+                    position,
+                } => {
+                    let Interest {
+                        channel, serial, ..
+                    } = interest;
+                    for waiting in self.core.local.live(channel, serial, number, position) {
+                        if let Some(connection) = self.core.connections.get(waiting.key as usize) {
+                            let id = self.core.id(waiting.key, connection);
+                            self.core.confirm(id, channel, position, waiting.tag);
+                        }
+                    }
+                    run_events(&mut self.handler, &mut self.core);
+                }
+                Message::Published { receipt, position } => {
+                    if let Some(tag) = receipt.tag {
+                        let connection = ConnectionId {
+                            shard: receipt.shard,
+                            key: receipt.key,
+                            generation: receipt.generation,
+                        };
+                        self.core.events.push_back(Event::Published {
+                            connection,
+                            position,
+                            tag,
+                        });
+                        run_events(&mut self.handler, &mut self.core);
+                    }
+                }
+                other => self.core.at_home(other),
+            }
+        }
+    }
+
+    /// A message arrived from its home: it becomes one frame, whatever the number of subscribers.
+    fn deliver(
+        &mut self,
+        channel: u32,
+        serial: u32,
+        delivery: &Delivery,
+        exclude: Option<(u32, u32)>,
+    ) {
+        let core = &mut self.core;
+        let Some((name, state)) = core.local.receive(channel, serial, delivery.offset) else {
+            return;
+        };
+        let mut payload = std::mem::take(&mut core.scratch);
+        payload.clear();
+        let published = Published {
+            channel: name,
+            offset: delivery.offset,
+            timestamp_ms: delivery.timestamp_ms,
+            publication: &delivery.publication,
+        };
+        let kind: Kind = self.handler.encode(&published, &mut payload);
+        let turn = &mut state.turn;
+        let start = turn.frames.len() as u32;
+        frame::encode(&mut turn.frames, kind.into(), &payload);
+        turn.messages += 1;
+        let end = turn.frames.len() as u32;
+        // The publisher may have left, and another got its key.
+        if let Some((key, generation)) = exclude
+            && let Some(publisher) = core.connections.get(key as usize)
+            && publisher.generation == generation
+        {
+            turn.excluded.push(Excluded { key, start, end });
+        }
+        core.scratch = payload;
+        core.counters.encodes.add(1);
+        if end as usize > super::outbox::MAX_SEND_BYTES {
+            core.deliver_channel(channel);
+        }
+    }
+}
+
+impl Core {
+    /// The part of a home shard: numbering messages and passing them on.
+    fn at_home(&mut self, message: Message) {
+        match message {
+            Message::Interest { name, interest } => {
+                let (number, position) = self.home.interest(&name, interest);
+                let answer = Message::Live {
+                    interest,
+                    number,
+                    position,
+                };
+                self.mesh.post(interest.shard, answer);
+            }
+            Message::Disinterest {
+                name,
+                shard,
+                serial,
+            } => {
+                self.home
+                    .disinterest(&name, shard, serial, self.clock.elapsed_ms);
+            }
+            Message::Publish {
+                channel,
+                publication,
+                receipt,
+            } => {
+                let Self {
+                    home, mesh, clock, ..
+                } = self;
+                let Receipt {
+                    shard,
+                    key,
+                    generation,
+                    echo,
+                    ..
+                } = receipt;
+                let position = home.publish(
+                    &channel,
+                    publication,
+                    clock.elapsed_ms,
+                    |to, mut delivery| {
+                        delivery.timestamp_ms = clock.unix_ms;
+                        let message = Message::Deliver {
+                            channel: to.channel,
+                            serial: to.serial,
+                            delivery,
+                            exclude: (!echo && to.shard == shard).then_some((key, generation)),
+                        };
+                        mesh.post(to.shard, message);
+                    },
+                );
+                if receipt.tag.is_some()
+                    && let Some(position) = position
+                {
+                    mesh.post(shard, Message::Published { receipt, position });
+                }
+            }
+            // The others are taken by the shard.
+            _ => debug_assert!(false, "not for a home"),
+        }
+    }
+}

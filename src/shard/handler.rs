@@ -1,0 +1,278 @@
+//! What an application on the engine implements, and what it may ask the engine for.
+//!
+//! ringwire's own protocol (`session::Session`) is one such application; it has no other way in.
+
+use super::connection::ConnectionId;
+use super::core::{CloseBy, Core};
+use crate::hub::{Position, Publication};
+use crate::wire::close::CloseCode;
+use crate::wire::frame::Opcode;
+use crate::wire::upgrade::{Rejection, Request};
+use bytes::Bytes;
+use std::net::SocketAddr;
+
+pub use crate::wire::message::Kind;
+
+/// One endpoint of an application, chosen at the upgrade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Largest message accepted, in bytes; a larger one closes the connection with 1009.
+    pub message_bytes: usize,
+    /// Fragments that one message may come in; more close the connection with 1009.
+    pub fragments: u32,
+}
+
+/// An accepted upgrade.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accept {
+    /// Index into [`Handler::endpoints`].
+    pub endpoint: u8,
+    /// The subprotocol to name in the answer; must be one that the client offered.
+    pub subprotocol: Option<&'static str>,
+}
+
+/// A complete message from a client.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// The endpoint that the connection was upgraded at.
+    pub endpoint: u8,
+    /// Text or binary.
+    pub kind: Kind,
+    /// The payload, unmasked, in the receive buffer. Text has been checked to be UTF-8.
+    pub payload: &'a [u8],
+}
+
+/// Why a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// The close code: the peer's or ours; 1005 when the peer's close frame had none, 1006 when
+    /// the connection was lost without one.
+    pub code: CloseCode,
+    /// Who began.
+    pub by: CloseBy,
+}
+
+/// An application's protocol. Each shard has its own handler, on its own thread: no locks needed.
+///
+/// Every method may use the [`Context`]; none may block, because the whole shard waits.
+pub trait Handler: 'static {
+    /// The endpoints that [`Accept::endpoint`] chooses from. Asked once, at start; at least one.
+    fn endpoints(&self) -> Vec<Endpoint>;
+
+    /// A client asks for an upgrade: accept it, or say why not.
+    ///
+    /// # Errors
+    /// The HTTP answer for a client that is not let in.
+    fn upgrade(
+        &mut self,
+        request: &Request<'_>,
+        peer: Option<SocketAddr>,
+    ) -> Result<Accept, Rejection>;
+
+    /// An HTTP request that asks for no upgrade: write the whole response, which must announce
+    /// `Connection: close` (see [`crate::wire::upgrade::write_response`]). Without this method
+    /// every path is answered with 426: only WebSocket is spoken here.
+    fn http(&mut self, request: &Request<'_>, response: &mut Vec<u8>) {
+        let _ = request;
+        Rejection::new(426, "Only WebSocket is spoken here: connect with ws://.")
+            .write_response(response);
+    }
+
+    /// The connection is open; what is sent here follows the upgrade response.
+    fn open(&mut self, context: &mut Context<'_>, connection: ConnectionId, request: &Request<'_>) {
+        let _ = (context, connection, request);
+    }
+
+    /// A complete message arrived.
+    fn message(
+        &mut self,
+        context: &mut Context<'_>,
+        connection: ConnectionId,
+        message: Message<'_>,
+    );
+
+    /// The connection has ended. Its subscriptions are gone already; nothing more can be sent to it.
+    fn close(&mut self, context: &mut Context<'_>, connection: ConnectionId, closed: &Closed) {
+        let _ = (context, connection, closed);
+    }
+
+    /// A subscription is in force: what is published after `position` will arrive.
+    fn subscribed(
+        &mut self,
+        context: &mut Context<'_>,
+        connection: ConnectionId,
+        channel: &str,
+        position: Position,
+        tag: &Bytes,
+    ) {
+        let _ = (context, connection, channel, position, tag);
+    }
+
+    /// A subscription that was asked for was given up by [`Context::unsubscribe`] before it was in
+    /// force: [`Handler::subscribed`] will not be called with this tag.
+    fn abandoned(
+        &mut self,
+        context: &mut Context<'_>,
+        connection: ConnectionId,
+        channel: &str,
+        tag: &Bytes,
+    ) {
+        let _ = (context, connection, channel, tag);
+    }
+
+    /// A publish that asked for it got its place in the channel.
+    fn published(
+        &mut self,
+        context: &mut Context<'_>,
+        connection: ConnectionId,
+        position: Position,
+        tag: &Bytes,
+    ) {
+        let _ = (context, connection, position, tag);
+    }
+
+    /// Writes a published message as this shard's subscribers get it: the payload of one frame.
+    /// Called once per message and shard, whatever the number of subscribers.
+    fn encode(&mut self, message: &Published<'_>, payload: &mut Vec<u8>) -> Kind {
+        payload.extend_from_slice(&message.publication.data);
+        Kind::Binary
+    }
+
+    /// Writes a last message for a connection that the server is about to close on purpose.
+    /// `None`: the close frame alone says it.
+    fn farewell(endpoint: u8, code: CloseCode, reason: &str, payload: &mut Vec<u8>) -> Option<Kind>
+    where
+        Self: Sized,
+    {
+        let _ = (endpoint, code, reason, payload);
+        None
+    }
+}
+
+/// A published message on its way out.
+#[derive(Clone, Copy, Debug)]
+pub struct Published<'a> {
+    /// The channel's name.
+    pub channel: &'a str,
+    /// Its number in the channel.
+    pub offset: u64,
+    /// When it got that number, in milliseconds since the Unix epoch.
+    pub timestamp_ms: u64,
+    /// What was published.
+    pub publication: &'a Publication,
+}
+
+/// How to publish.
+#[derive(Clone, Debug, Default)]
+pub struct PublishOptions {
+    /// Given back to [`Handler::published`] with the position; `None`: no acknowledgement.
+    pub tag: Option<Bytes>,
+    /// The publisher, if subscribed, gets no copy of its own.
+    pub exclude_self: bool,
+}
+
+/// Why the engine refuses a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The connection is closing or gone.
+    #[error("the connection is closed")]
+    Closed,
+    /// The connection is subscribed to as many channels as allowed.
+    #[error("already subscribed to {limit} channels, the most a connection may have")]
+    TooManyChannels {
+        /// The bound.
+        limit: usize,
+    },
+    /// Another shard does not keep up; its queue here is full.
+    #[error("{pending_bytes} bytes wait for a busy shard, the most allowed; try again later")]
+    Busy {
+        /// What waits.
+        pending_bytes: usize,
+    },
+}
+
+/// What a handler may ask of the engine. Everything it asks for leaves with the end of the turn.
+pub struct Context<'a> {
+    pub(super) core: &'a mut Core,
+}
+
+impl Context<'_> {
+    /// The shard that calls.
+    #[must_use]
+    pub fn shard(&self) -> u16 {
+        self.core.shard
+    }
+
+    /// Wall-clock time of this turn, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn unix_ms(&self) -> u64 {
+        self.core.clock.unix_ms
+    }
+
+    /// Open connections of this shard.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.core.open
+    }
+
+    /// Sends a message to a connection of this shard. Answers are never dropped: while many wait,
+    /// the connection is not read from. Returns whether the connection is open.
+    pub fn send(&mut self, to: ConnectionId, kind: Kind, payload: &[u8]) -> bool {
+        let opcode = match kind {
+            Kind::Text => Opcode::Text,
+            Kind::Binary => Opcode::Binary,
+        };
+        self.core.answer(to, opcode, payload)
+    }
+
+    /// Starts the close handshake. Messages sent before still arrive.
+    pub fn close(&mut self, connection: ConnectionId, code: CloseCode, reason: &str) {
+        if self.core.is_open(connection) {
+            self.core
+                .begin_close(connection.key, code, reason, CloseBy::Server);
+        }
+    }
+
+    /// Subscribes a connection of this shard to a channel. [`Handler::subscribed`] confirms it, with
+    /// the tag given here; also when it was subscribed already.
+    ///
+    /// # Errors
+    /// When the connection is gone or has too many channels.
+    pub fn subscribe(
+        &mut self,
+        connection: ConnectionId,
+        channel: &str,
+        tag: Bytes,
+    ) -> Result<(), Refusal> {
+        self.core.subscribe(connection, channel, tag)
+    }
+
+    /// Ends a subscription. Returns whether there was one.
+    pub fn unsubscribe(&mut self, connection: ConnectionId, channel: &str) -> bool {
+        self.core.unsubscribe(connection, channel)
+    }
+
+    /// Publishes on behalf of a connection of this shard. Every subscriber on every shard gets it,
+    /// in the channel's one order.
+    ///
+    /// # Errors
+    /// When the connection is gone, or the channel's home shard does not keep up.
+    pub fn publish(
+        &mut self,
+        from: ConnectionId,
+        channel: &str,
+        publication: Publication,
+        options: PublishOptions,
+    ) -> Result<(), Refusal> {
+        self.core.publish(from, channel, publication, options)
+    }
+
+    /// Publishes on behalf of the application itself: also about a connection that has just ended,
+    /// from [`Handler::close`].
+    ///
+    /// # Errors
+    /// When the channel's home shard does not keep up.
+    pub fn announce(&mut self, channel: &str, publication: Publication) -> Result<(), Refusal> {
+        self.core.announce(channel, publication)
+    }
+}

@@ -1,0 +1,126 @@
+//! The loop around a shard's turns, as a task of its core's glommio executor.
+//!
+//! While there is work the shard turns and never sleeps. Without work it first waits a moment on
+//! its ring (cheap to enter and to leave), then parks in the executor, where timers and other tasks
+//! run too.
+
+use super::connection::Ms;
+use super::core::Clock;
+use super::handler::Handler;
+use super::{Shard, Turn};
+use crate::ring::{Parker, Ring, Uring, Wait};
+use std::io;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// A busy shard lets the executor look at its timers and other tasks this often. A pass costs up to
+/// eight system calls.
+const REACTOR_PASS: Duration = Duration::from_millis(4);
+
+/// How long to wait for another shard to empty its inbox. Not busily: it may need this core.
+const RETRY: Wait = Wait::For {
+    timeout_us: 200,
+    min_wait_us: 0,
+};
+
+/// How a shard waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    /// Wait on the ring this long before parking, in microseconds; 0: park at once.
+    pub wait_us: u32,
+    /// Gather completions at least this long per wait, in microseconds; 0: take the first.
+    pub min_wait_us: u32,
+    /// The executor wakes at least this often, whatever happens: glommio 0.9 can park while a task
+    /// is runnable, and a timer is what brings it back. Bounds such a stall.
+    pub ticker: Duration,
+}
+
+/// Reads the time once per turn.
+struct TurnClock {
+    started: Instant,
+    /// The last reading.
+    now: Instant,
+    wall_ms: u64,
+    wall_read_ms: u64,
+}
+
+impl TurnClock {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            started: now,
+            now,
+            wall_ms: wall_ms(),
+            wall_read_ms: 0,
+        }
+    }
+
+    fn read(&mut self) -> Clock {
+        self.now = Instant::now();
+        let elapsed_ms = self.now.duration_since(self.started).as_millis() as u64;
+        // The wall clock can be set; following it once a second is enough for time stamps.
+        if elapsed_ms - self.wall_read_ms >= 1000 {
+            self.wall_ms = wall_ms();
+            self.wall_read_ms = elapsed_ms;
+        }
+        Clock {
+            now: Ms(elapsed_ms as u32),
+            elapsed_ms,
+            unix_ms: self.wall_ms + (elapsed_ms - self.wall_read_ms),
+        }
+    }
+}
+
+fn wall_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Turns until the shard has ended. Must run on the executor that the ring belongs to.
+///
+/// # Errors
+/// When the ring is unusable.
+pub async fn run<H: Handler>(mut shard: Shard<Uring, H>, waiting: Waiting) -> io::Result<()> {
+    let mut parker = Parker::new(&mut shard.ring)?;
+    let ticker = glommio::spawn_local(async move {
+        loop {
+            glommio::timer::sleep(waiting.ticker).await;
+        }
+    });
+    let mut clock = TurnClock::new();
+    let mut passed_at = clock.now;
+    let wait = Wait::For {
+        timeout_us: waiting.wait_us.max(waiting.min_wait_us),
+        min_wait_us: waiting.min_wait_us,
+    };
+    let may_wait = waiting.wait_us > 0 || waiting.min_wait_us > 0;
+    let mut last = Turn {
+        worked: true,
+        more: true,
+        held_back: false,
+        ended: false,
+    };
+    while !last.ended {
+        let (ring, core, completions) = (&mut shard.ring, &shard.core, &mut shard.completions);
+        if last.more || ring.has_urgent() || (last.worked && !may_wait) {
+            ring.turn(Wait::Look, completions)?;
+        } else if last.held_back {
+            ring.sleep(RETRY, || !core.mesh.is_idle(), completions)?;
+        } else if last.worked {
+            ring.sleep(wait, || !core.mesh.is_idle(), completions)?;
+        } else {
+            parker
+                .park(ring, || !core.mesh.is_idle(), completions)
+                .await?;
+            passed_at = Instant::now();
+        }
+        last = shard.turn(clock.read());
+        if clock.now.saturating_duration_since(passed_at) >= REACTOR_PASS {
+            // A sleep of zero would not yield.
+            glommio::timer::sleep(Duration::from_micros(1)).await;
+            passed_at = clock.now;
+        }
+    }
+    ticker.cancel().await;
+    Ok(())
+}

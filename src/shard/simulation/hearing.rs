@@ -1,0 +1,434 @@
+//! What a simulated client makes of the bytes that it reads.
+
+use super::super::handler::Kind;
+use super::client::{Client, Plan, Stage};
+use super::oracle::Oracle;
+use crate::ring::sim::World;
+use crate::wire::Role;
+use crate::wire::client::parse_response;
+use crate::wire::message::{Event, Flow, Rules, decode};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+/// The answer that a request will have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Expected {
+    Subscribed(String),
+    Unsubscribed(String),
+    Published { channel: String, data: String },
+    Pong,
+    Connect,
+    Error(&'static str),
+}
+
+/// A request that waits for its answer.
+#[derive(Clone, Debug)]
+pub(super) struct Pending {
+    id: Option<String>,
+    pub(super) expected: Expected,
+    /// The answer may never come.
+    pub(super) optional: bool,
+}
+
+impl Pending {
+    pub(super) fn new(id: Option<String>, expected: Expected) -> Self {
+        Self {
+            id,
+            expected,
+            optional: false,
+        }
+    }
+}
+
+/// A confirmed subscription.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Subscription {
+    epoch: u64,
+    last: u64,
+}
+
+/// Anything that the server says.
+#[derive(Deserialize)]
+struct Said<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    channel: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    offset: Option<u64>,
+    epoch: Option<u64>,
+    #[serde(borrow)]
+    code: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct Acknowledged {
+    published: bool,
+    offset: u64,
+}
+
+impl Client {
+    /// Takes bytes from the server.
+    pub(super) fn hear(&mut self, bytes: Vec<u8>, world: &mut World, oracle: &mut Oracle) {
+        if bytes.is_empty() {
+            return;
+        }
+        let mut bytes = if self.incoming.is_empty() {
+            bytes
+        } else {
+            let mut all = std::mem::take(&mut self.incoming);
+            all.extend_from_slice(&bytes);
+            all
+        };
+        if self.stage == Stage::Handshake {
+            match self.response(&bytes) {
+                Some(consumed) => {
+                    bytes.drain(..consumed);
+                }
+                None => {
+                    self.incoming = bytes;
+                    return;
+                }
+            }
+        }
+        if bytes.is_empty() {
+            return;
+        }
+        let index = self.index;
+        assert_eq!(
+            self.stage,
+            Stage::Open,
+            "client {index} got bytes after the end: {bytes:?}"
+        );
+        let rules = Rules {
+            role: Role::Client,
+            message_bytes: 64 << 20,
+            fragments: 1,
+        };
+        let mut carry = self.carry.take();
+        let result = decode(&mut carry, &mut bytes, &rules, &mut |event| {
+            match event {
+                Event::Message { kind, payload } => self.message(kind, payload, oracle),
+                Event::Ping(payload) => {
+                    let payload = payload.to_vec();
+                    if !self.silent {
+                        self.frame(crate::wire::frame::Opcode::Pong, true, &payload);
+                    }
+                }
+                Event::Pong(payload) => {
+                    let expected = self.pongs.pop_front();
+                    assert_eq!(expected.as_deref(), Some(payload), "client {index}'s pong");
+                }
+                Event::Close { code, reason } => {
+                    world.note(|| format!("client {index} got close {code:?} {reason:?}"));
+                    self.closed(code, reason, oracle);
+                    return Flow::Stop;
+                }
+            }
+            Flow::Continue
+        });
+        match result {
+            Ok(consumed) => assert_eq!(
+                consumed,
+                bytes.len(),
+                "client {index} got bytes after the close frame"
+            ),
+            Err(error) => panic!("client {index} cannot read what the server sent: {error}"),
+        }
+        self.carry = carry;
+    }
+
+    /// Reads the answer to the request; how many bytes it took when frames may follow.
+    fn response(&mut self, bytes: &[u8]) -> Option<usize> {
+        let index = self.index;
+        if matches!(self.plan, Plan::Channels | Plan::Echo | Plan::Half) {
+            let key = self.key.as_ref().expect("a request was written");
+            let accepted = parse_response(bytes, key)
+                .unwrap_or_else(|error| panic!("client {index}'s handshake failed: {error}"))?;
+            assert_ne!(self.plan, Plan::Half, "half a request was answered");
+            self.stage = Stage::Open;
+            return Some(accepted.consumed);
+        }
+        let mut headers = [httparse::EMPTY_HEADER; 32];
+        let mut response = httparse::Response::new(&mut headers);
+        let parsed = response
+            .parse(bytes)
+            .unwrap_or_else(|error| panic!("client {index} got no HTTP: {error}"));
+        let httparse::Status::Complete(head) = parsed else {
+            return None;
+        };
+        let status = response.code.expect("a complete response");
+        match self.status {
+            Some(0) => assert!(
+                (400..=505).contains(&status),
+                "client {index}: {status} for garbage"
+            ),
+            expected => assert_eq!(Some(status), expected, "client {index}"),
+        }
+        let header = |name: &str| {
+            let found = response
+                .headers
+                .iter()
+                .find(|header| header.name.eq_ignore_ascii_case(name));
+            found.map(|header| String::from_utf8_lossy(header.value).into_owned())
+        };
+        assert!(
+            header("connection").is_some_and(|value| value.to_ascii_lowercase().contains("close")),
+            "client {index}: the response does not announce the close"
+        );
+        let length: usize = header("content-length")
+            .and_then(|value| value.parse().ok())
+            .expect("a length");
+        let body = bytes.len() - head;
+        let length = if self.head_only { 0 } else { length };
+        assert!(
+            body <= length,
+            "client {index}: {body} bytes of body, {length} announced"
+        );
+        if body < length {
+            return None;
+        }
+        self.stage = Stage::Ending;
+        Some(bytes.len())
+    }
+
+    fn message(&mut self, kind: Kind, payload: &[u8], oracle: &mut Oracle) {
+        let index = self.index;
+        if self.plan == Plan::Echo {
+            let (expected_kind, expected) = self.echoes.pop_front().expect("an echo of nothing");
+            assert_eq!(kind, expected_kind, "client {index}'s echo");
+            assert!(
+                expected == payload,
+                "client {index}'s echo came back changed"
+            );
+            return;
+        }
+        assert_eq!(kind, Kind::Text, "client {index}");
+        let said: Said<'_> = serde_json::from_slice(payload).unwrap_or_else(|error| {
+            panic!(
+                "client {index}: {error} in {}",
+                String::from_utf8_lossy(payload)
+            )
+        });
+        let channel = said.channel.as_deref().unwrap_or_default();
+        let id = said.id.map(RawValue::get);
+        match &*said.kind {
+            "message" => {
+                let subscription = self.subscriptions.get_mut(channel).unwrap_or_else(|| {
+                    panic!(
+                        "client {index} got a message of {channel:?}, which it is not subscribed to"
+                    )
+                });
+                let offset = said.offset.expect("an offset");
+                assert!(
+                    offset > subscription.last,
+                    "client {index} got {channel:?} offset {offset} after {}",
+                    subscription.last
+                );
+                oracle.skip(
+                    index,
+                    channel,
+                    subscription.epoch,
+                    subscription.last + 1..offset,
+                );
+                subscription.last = offset;
+                oracle.saw(
+                    index,
+                    channel,
+                    subscription.epoch,
+                    offset,
+                    said.data.expect("data").get(),
+                );
+            }
+            "subscribed" => {
+                self.answer(id, &Expected::Subscribed(channel.to_owned()));
+                let (epoch, offset) = (
+                    said.epoch.expect("an epoch"),
+                    said.offset.expect("an offset"),
+                );
+                if let Some(known) = self.subscriptions.get(channel) {
+                    assert_eq!(known.epoch, epoch, "client {index}: {channel:?} began anew");
+                    assert!(
+                        offset >= known.last,
+                        "client {index}: {channel:?} is at {offset} after {}",
+                        known.last
+                    );
+                    oracle.skip(index, channel, epoch, known.last + 1..offset + 1);
+                }
+                let subscription = Subscription {
+                    epoch,
+                    last: offset,
+                };
+                self.subscriptions.insert(channel.to_owned(), subscription);
+            }
+            "unsubscribed" => {
+                let at = self.answer(id, &Expected::Unsubscribed(channel.to_owned()));
+                // Subscriptions that it overtook stay without an answer.
+                let mut position = 0;
+                self.pending.retain(|pending| {
+                    position += 1;
+                    let overtaken = pending.optional && position <= at;
+                    !(overtaken && pending.expected == Expected::Subscribed(channel.to_owned()))
+                });
+                self.subscriptions.remove(channel);
+            }
+            "response" => {
+                let at = self.position(|pending| pending.id.as_deref() == id);
+                let pending = self
+                    .pending
+                    .remove(at.unwrap_or_else(|| panic!("client {index}: id {id:?}?")));
+                let Expected::Published { channel, data } = pending.expected else {
+                    panic!("client {index} got a response to {pending:?}");
+                };
+                let answer: Acknowledged = serde_json::from_str(said.data.expect("data").get())
+                    .expect("an acknowledgement");
+                assert!(answer.published);
+                oracle.acknowledge(&channel, answer.offset, &data);
+            }
+            "pong" => {
+                self.answer(id, &Expected::Pong);
+            }
+            "connect" => {
+                self.answer(id, &Expected::Connect);
+            }
+            "error" => {
+                let code = said.code.expect("a code").get().trim_matches('"');
+                let known = [
+                    "unknown_type",
+                    "unsupported_data",
+                    "invalid_json",
+                    "not_subscribed",
+                    "too_many_channels",
+                ];
+                if code == "busy" && self.bounds.mesh_is_small {
+                    let at = self.position(|pending| {
+                        pending.id.as_deref() == id
+                            && matches!(pending.expected, Expected::Published { .. })
+                    });
+                    if let Some(at) = at {
+                        self.pending.remove(at);
+                    }
+                    return;
+                }
+                let Some(code) = known.iter().find(|known| **known == code) else {
+                    panic!("client {index} got error {code}: {:?}", said.error);
+                };
+                self.answer(id, &Expected::Error(code));
+            }
+            "disconnect" => {
+                let code = said.code.expect("a code").get().parse().expect("a number");
+                assert_eq!(self.farewell.replace(code), None, "client {index}");
+            }
+            other => panic!("client {index} got {other:?}"),
+        }
+    }
+
+    fn position(&self, matches: impl FnMut(&Pending) -> bool) -> Option<usize> {
+        self.pending.iter().position(matches)
+    }
+
+    /// Finds the request that this answers; how many older ones wait.
+    fn answer(&mut self, id: Option<&str>, expected: &Expected) -> usize {
+        let at =
+            self.position(|pending| pending.id.as_deref() == id && pending.expected == *expected);
+        let Some(at) = at else {
+            panic!(
+                "client {} got an answer to id {id:?}, {expected:?}, and waits for {:?}",
+                self.index, self.pending
+            );
+        };
+        self.pending.remove(at);
+        at
+    }
+
+    /// A close frame came.
+    fn closed(&mut self, code: Option<u16>, reason: &str, oracle: &Oracle) {
+        let index = self.index;
+        let is_echo = self.close_sent.is_some_and(|sent| sent == code);
+        let allowed = match code {
+            Some(1001) if reason == "server shutting down" => oracle.draining,
+            Some(1001) if reason == "no sign of life" => self.bounds.hasty && self.bounds.heartbeat,
+            Some(4010) => self.bounds.outbox_is_small,
+            Some(code) => self.deserved.contains(&code) || is_echo,
+            None => is_echo,
+        };
+        assert!(
+            allowed,
+            "client {index} got close {code:?} {reason:?} and deserved {:?} (own close: {:?})",
+            self.deserved, self.close_sent
+        );
+        let on_purpose =
+            matches!(code, Some(1001 | 4010)) && !is_echo && self.plan == Plan::Channels;
+        if on_purpose || self.farewell.is_some() {
+            assert_eq!(
+                self.farewell,
+                code.map(u64::from),
+                "client {index}'s farewell"
+            );
+        }
+        self.stage = Stage::Ending;
+        if self.close_sent.is_none() && !self.silent {
+            self.close(code);
+        }
+        self.silent = true;
+        self.pending.clear();
+        self.subscriptions.clear();
+    }
+
+    /// Everything said has been answered and every message has come.
+    ///
+    /// # Panics
+    /// When something is missing.
+    pub(super) fn check_settled(&self, oracle: &mut Oracle) {
+        let index = self.index;
+        let missing: Vec<_> = self
+            .pending
+            .iter()
+            .filter(|pending| !pending.optional)
+            .collect();
+        assert!(
+            missing.is_empty(),
+            "client {index} waits for answers: {missing:?}"
+        );
+        assert!(
+            self.pongs.is_empty(),
+            "client {index} waits for {} pongs",
+            self.pongs.len()
+        );
+        assert!(
+            self.echoes.is_empty(),
+            "client {index} waits for {} echoes",
+            self.echoes.len()
+        );
+        assert!(
+            self.carry.is_none() && self.incoming.is_empty(),
+            "client {index} waits for the rest of a frame"
+        );
+        for channel in &self.member {
+            assert!(
+                self.subscriptions.contains_key(channel),
+                "client {index} never heard of {channel:?}"
+            );
+        }
+        for (channel, subscription) in &self.subscriptions {
+            assert!(
+                self.member.contains(channel),
+                "client {index} is still subscribed to {channel:?}"
+            );
+            // What is missing at the end must be its own; the oracle judges that.
+            let last = oracle.last(channel, subscription.epoch);
+            oracle.skip(
+                self.index,
+                channel,
+                subscription.epoch,
+                subscription.last + 1..last + 1,
+            );
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What everybody saw, together: one order per channel, the same for all.
+
+use std::collections::{BTreeMap, HashMap};
+
+/// A message that some client published.
+#[derive(Clone, Debug)]
+pub(super) struct Publication {
+    pub(super) author: usize,
+    pub(super) channel: String,
+    /// The author's how manieth in this channel.
+    pub(super) number: u64,
+    /// Whether the author hears it, if subscribed.
+    pub(super) echo: bool,
+}
+
+/// What clients share to judge what they see.
+#[derive(Default)]
+pub(super) struct Oracle {
+    /// By the text of its data, which is unique.
+    published: HashMap<String, Publication>,
+    /// Per channel and epoch: the data of each offset that somebody saw.
+    seen: HashMap<(String, u64), BTreeMap<u64, String>>,
+    /// Acknowledged publishes: channel, offset, data.
+    acknowledged: Vec<(String, u64, String)>,
+    /// Offsets that a subscriber did not see: they must be its own silent ones.
+    skipped: Vec<(usize, String, u64, u64)>,
+    /// The server was told to end.
+    pub(super) draining: bool,
+    /// Nobody injects faults any more, and everybody reads and answers at once.
+    pub(super) settling: bool,
+    pub(super) now_ms: u64,
+    pub(super) delivered: u64,
+}
+
+impl Oracle {
+    pub(super) fn publish(&mut self, data: String, publication: Publication) {
+        let before = self.published.insert(data, publication);
+        assert!(before.is_none(), "published data is unique");
+    }
+
+    /// A subscriber got a message.
+    pub(super) fn saw(
+        &mut self,
+        client: usize,
+        channel: &str,
+        epoch: u64,
+        offset: u64,
+        data: &str,
+    ) {
+        self.delivered += 1;
+        let Some(publication) = self.published.get(data) else {
+            panic!("client {client} got data on {channel:?} that nobody published: {data}");
+        };
+        assert_eq!(
+            publication.channel, channel,
+            "client {client} got {data} on another channel"
+        );
+        assert!(
+            publication.echo || publication.author != client,
+            "client {client} got its own message back, which it did not want: {data}"
+        );
+        let offsets = self.seen.entry((channel.to_owned(), epoch)).or_default();
+        let known = offsets.entry(offset).or_insert_with(|| data.to_owned());
+        assert_eq!(
+            known, data,
+            "client {client} got other data as {channel:?} offset {offset} than others"
+        );
+    }
+
+    /// A publisher was told the offset of its message.
+    pub(super) fn acknowledge(&mut self, channel: &str, offset: u64, data: &str) {
+        self.acknowledged
+            .push((channel.to_owned(), offset, data.to_owned()));
+    }
+
+    /// A subscriber did not get these offsets.
+    pub(super) fn skip(
+        &mut self,
+        client: usize,
+        channel: &str,
+        epoch: u64,
+        offsets: std::ops::Range<u64>,
+    ) {
+        for offset in offsets {
+            self.skipped
+                .push((client, channel.to_owned(), epoch, offset));
+        }
+    }
+
+    /// The last offset of a channel that is known to exist.
+    pub(super) fn last(&self, channel: &str, epoch: u64) -> u64 {
+        let key = (channel.to_owned(), epoch);
+        let seen = self
+            .seen
+            .get(&key)
+            .and_then(|offsets| offsets.keys().next_back());
+        let mut last = seen.copied().unwrap_or(0);
+        // An acknowledgement names no epoch, so it counts only where there is just one.
+        if self.seen.keys().filter(|(name, _)| name == channel).count() == 1 {
+            let acknowledged = self
+                .acknowledged
+                .iter()
+                .filter(|(name, ..)| name == channel);
+            last = acknowledged
+                .map(|(_, offset, _)| *offset)
+                .fold(last, u64::max);
+        }
+        last
+    }
+
+    /// Everything fits together.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub(super) fn check(&self) {
+        for ((channel, epoch), offsets) in &self.seen {
+            let mut numbers: HashMap<usize, u64> = HashMap::new();
+            for (offset, data) in offsets {
+                let publication = &self.published[data];
+                let before = numbers.insert(publication.author, publication.number);
+                assert!(
+                    before.is_none_or(|before| before < publication.number),
+                    "{channel:?} {epoch} offset {offset}: client {}'s message {} after its message {before:?}",
+                    publication.author,
+                    publication.number,
+                );
+            }
+        }
+        for (channel, offset, data) in &self.acknowledged {
+            let found = self.seen.iter().filter(|((name, _), _)| name == channel);
+            let at_offset: Vec<_> = found
+                .filter_map(|(_, offsets)| offsets.get(offset))
+                .collect();
+            assert!(
+                at_offset.is_empty() || at_offset.contains(&data),
+                "{data} was acknowledged as {channel:?} offset {offset}, where others saw {at_offset:?}"
+            );
+        }
+        for (client, channel, epoch, offset) in &self.skipped {
+            let seen = self
+                .seen
+                .get(&(channel.clone(), *epoch))
+                .and_then(|offsets| offsets.get(offset));
+            let own = match seen {
+                Some(data) => {
+                    let publication = &self.published[data];
+                    publication.author == *client && !publication.echo
+                }
+                None => self
+                    .published
+                    .values()
+                    .any(|one| one.author == *client && one.channel == *channel && !one.echo),
+            };
+            assert!(
+                own,
+                "client {client} never got {channel:?} offset {offset} ({seen:?})"
+            );
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! What the server counts, and what it logs.
+
+pub mod counters;
+pub mod log;

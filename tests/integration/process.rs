@@ -1,0 +1,169 @@
+//! The program as a process: signals, exit codes, files and descriptors.
+
+use crate::client::Client;
+use crate::engine::connect;
+use crate::support::{PATIENCE, Server, eventually};
+use rustix::process::Signal;
+use serde_json::json;
+use std::fs;
+use std::io::{ErrorKind, Write as _};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt as _;
+
+fn open(server: &Server) -> Client<TcpStream> {
+    Client::over(server.connect(), "/ws")
+}
+
+const TEN_MINUTES: &str = "600000";
+
+#[test]
+fn a_signal_drains_and_the_exit_code_is_0() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut server = Server::start();
+        let mut clients: Vec<_> = (0..8).map(|_| open(&server)).collect();
+        clients
+            .iter_mut()
+            .for_each(|client| _ = client.subscribe("c"));
+        let (silent, mut half) = (server.connect(), server.connect());
+        half.write_all(b"GET /ws HTTP/1.1\r\n").unwrap();
+        server.signal(signal);
+        for client in &mut clients {
+            let (frames, end) = client.closed();
+            assert_eq!(frames.last().expect("a farewell")["type"], "disconnect");
+            assert_eq!(end, Some((1001, "server shutting down".to_owned())));
+        }
+        assert_eq!(server.wait().code(), Some(0), "{}", server.output());
+        drop((silent, half));
+    }
+}
+
+/// A client that refuses to close holds the server up, and only a second signal ends it.
+#[test]
+fn a_second_signal_ends_at_once() {
+    for (signal, code) in [(Signal::TERM, 128 + 15), (Signal::INT, 128 + 2)] {
+        let mut server = Server::configured(&[
+            ("RINGWIRE_TIMEOUTS_DRAIN_MS", TEN_MINUTES),
+            ("RINGWIRE_TIMEOUTS_CLOSE_MS", TEN_MINUTES),
+        ]);
+        let mut stubborn = open(&server);
+        stubborn.is_alive();
+        server.signal(Signal::TERM);
+        // It has begun to drain when nobody gets in any more.
+        eventually("new connections are refused", || {
+            let refused = TcpStream::connect(server.address()).err()?;
+            (refused.kind() == ErrorKind::ConnectionRefused).then_some(())
+        });
+        assert!(server.ended().is_none(), "one client is left");
+        server.signal(signal);
+        let status = server.wait();
+        assert_eq!(
+            (status.code(), status.signal()),
+            (Some(code), None),
+            "{}",
+            server.output()
+        );
+    }
+}
+
+#[test]
+fn the_drain_timeout_ends_it_with_an_error() {
+    let mut server = Server::configured(&[
+        ("RINGWIRE_TIMEOUTS_DRAIN_MS", "200"),
+        ("RINGWIRE_TIMEOUTS_CLOSE_MS", TEN_MINUTES),
+    ]);
+    let mut stubborn = open(&server);
+    stubborn.is_alive();
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().code(), Some(1));
+    let output = server.output();
+    assert!(
+        output.contains("1 connections were still open after 200 ms"),
+        "{output}"
+    );
+    assert!(
+        output.contains("timeouts.drain_ms") && !output.contains("panicked"),
+        "{output}"
+    );
+}
+
+#[test]
+fn a_unix_socket_comes_and_goes_with_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let listen = format!("unix:{}", path.display());
+    let mut server = Server::with_arguments(&["--listen", &listen], &[]);
+    let stream = UnixStream::connect(&path).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (mut local, mut remote) = (Client::over(stream, "/ws"), open(&server));
+    local.subscribe("c");
+    remote.publish("c", "over both");
+    assert_eq!(local.message("c"), (1, json!("over both")));
+    server.signal(Signal::TERM);
+    local.closed();
+    remote.closed();
+    assert_eq!(server.wait().code(), Some(0));
+    assert!(!path.exists(), "the file is removed");
+    // One that was killed leaves its file behind; the next server takes its place.
+    let mut server = Server::with_arguments(&["--listen", &listen], &[]);
+    server.signal(Signal::KILL);
+    server.wait();
+    assert!(path.exists());
+    let server = Server::with_arguments(&["--listen", &listen], &[]);
+    Client::over(UnixStream::connect(&path).unwrap(), "/ws").is_alive();
+    drop(server);
+}
+
+/// Connections are no descriptors of the process, and none of what they need stays.
+#[test]
+fn nothing_is_left_of_many_connections() {
+    let server = Server::start();
+    let descriptors = || {
+        fs::read_dir(format!("/proc/{}/fd", server.pid()))
+            .unwrap()
+            .count()
+    };
+    // Without the kernel's workers, which come when a request would block, and go by themselves.
+    let threads = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
+        tasks
+            .filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok())
+            .filter(|name| !name.starts_with("iou-"))
+            .count()
+    };
+    let mut before = None;
+    for round in 0..10 {
+        let mut clients: Vec<_> = (0..20).map(|_| open(&server)).collect();
+        clients
+            .iter_mut()
+            .for_each(|client| _ = client.subscribe("c"));
+        clients[0].publish("c", round);
+        clients
+            .iter_mut()
+            .for_each(|client| _ = client.message("c"));
+        // By now both shards have served somebody, so that all that they need is there.
+        let now = (descriptors(), threads());
+        assert_eq!(now, *before.get_or_insert(now));
+        clients.iter_mut().take(10).for_each(Client::bye);
+        drop(clients);
+        let refused = server.exchange(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert!(refused.starts_with("HTTP/1.1 404 "), "{refused}");
+    }
+    assert_eq!(Some((descriptors(), threads())), before);
+    assert!(!server.output().contains("panicked"));
+}
+
+/// What the program prints is where it listens.
+#[test]
+fn the_printed_addresses_work() {
+    let server = Server::start();
+    for url in [server.url().to_owned(), server.at("/"), server.at("/echo")] {
+        assert!(server.output().contains(url.trim_end_matches('/')), "{url}");
+        let path = url
+            .strip_prefix("ws://")
+            .and_then(|rest| rest.find('/').map(|at| &rest[at..]));
+        let mut client = Client::over(connect(server.address()), path.expect("a path"));
+        client.socket.close(None).unwrap();
+        client.closed();
+    }
+}
