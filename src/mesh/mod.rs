@@ -124,6 +124,9 @@ pub type Batch = Vec<Message>;
 #[repr(align(128))]
 pub struct Load {
     connections: AtomicUsize,
+    /// Places of its table that are taken or promised: to connections until their entry goes, to
+    /// accepts in flight, and to connections that other shards are handing over.
+    places: AtomicUsize,
 }
 
 /// What all shards of a server share: how to reach each other, and how many connections each has.
@@ -175,10 +178,34 @@ impl Links {
             .fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The shard that a new connection of `shard` (already counted there) should go to: the one with
-    /// the fewest, if `shard` has more than its share. `room` is how many connections a shard holds.
+    /// Takes one of the first `limit` places in the table of `shard`, if one is free. Whatever puts a
+    /// connection into a table has taken its place before: an accept, or a handing over, that finds
+    /// the table full loses an established connection.
     #[must_use]
-    pub fn relief_for(&self, shard: usize, room: usize) -> Option<usize> {
+    pub fn take_place(&self, shard: usize, limit: usize) -> bool {
+        self.loads[shard]
+            .places
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+                (taken < limit).then_some(taken + 1)
+            })
+            .is_ok()
+    }
+
+    /// Gives a place back.
+    pub fn give_place(&self, shard: usize) {
+        self.loads[shard].places.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Places of `shard` that are taken or promised.
+    #[must_use]
+    pub fn places(&self, shard: usize) -> usize {
+        self.loads[shard].places.load(Ordering::Relaxed)
+    }
+
+    /// The shard that a new connection of `shard` (already counted there) should go to: the one with
+    /// the fewest, if `shard` has more than its share.
+    #[must_use]
+    pub fn relief_for(&self, shard: usize) -> Option<usize> {
         let shards = self.loads.len();
         if shards == 1 {
             return None;
@@ -194,7 +221,7 @@ impl Links {
         }
         // A share and 3 %: handing over costs some microseconds, being a little uneven nothing.
         let share = total.div_ceil(shards);
-        (own > share + share / 32 && fewest + 1 < own && fewest < room).then_some(least)
+        (own > share + share / 32 && fewest + 1 < own).then_some(least)
     }
 }
 
@@ -388,7 +415,7 @@ mod tests {
         for _ in 0..1000 {
             // The worst skew that SO_REUSEPORT could make: every connection arrives at shard 0.
             links.joined(0);
-            if let Some(to) = links.relief_for(0, 20_000) {
+            if let Some(to) = links.relief_for(0) {
                 links.left(0);
                 links.joined(to);
             }
@@ -400,9 +427,21 @@ mod tests {
                 links.connections(shard)
             );
         }
-        assert_eq!(links.relief_for(0, 10), None, "nobody has room");
         let (single, _inbox) = Links::new(1);
         single.joined(0);
-        assert_eq!(single.relief_for(0, 100), None);
+        assert_eq!(single.relief_for(0), None);
+    }
+
+    #[test]
+    fn a_table_has_no_more_places_than_it_has() {
+        let (links, _inboxes) = Links::new(2);
+        assert!((0..3).all(|_| links.take_place(1, 3)));
+        assert!(!links.take_place(1, 3));
+        assert!(links.take_place(1, 4), "some see fewer places than others");
+        assert!(!links.take_place(1, 3));
+        links.give_place(1);
+        links.give_place(1);
+        assert!(links.take_place(1, 3));
+        assert_eq!((links.places(0), links.places(1)), (0, 3));
     }
 }

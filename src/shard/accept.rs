@@ -50,9 +50,14 @@ impl Accepting {
         }
     }
 
+    /// Accepts in flight.
+    pub(super) fn in_flight(&self) -> usize {
+        self.per_listener.iter().sum::<u32>() as usize
+    }
+
     /// Whether no accept is in flight and none will be.
     pub(super) fn is_stopped(&self) -> bool {
-        self.stopped && self.per_listener.iter().all(|&count| count == 0)
+        self.stopped && self.in_flight() == 0
     }
 
     /// Lets accepts start again after a shortage.
@@ -68,16 +73,12 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         if accepting.stopped || accepting.backing_off {
             return;
         }
-        let in_flight: u32 = accepting.per_listener.iter().sum();
-        let used =
-            self.core.connections.len() as u32 + in_flight + accepting.announced.len() as u32;
-        let mut room = self
-            .ring
-            .slots()
-            .saturating_sub(used + spare(self.ring.slots()));
+        let links = self.core.mesh.links();
+        let shard = self.core.shard as usize;
+        let limit = (self.ring.slots() - spare(self.ring.slots())) as usize;
         // The next accept goes to the listener that has the fewest, so that the last free places
         // are not all kept for the first one.
-        while room > 0 {
+        loop {
             let listeners = 0..self.ring.listeners();
             let Some(listener) =
                 listeners.min_by_key(|&listener| accepting.per_listener[listener as usize])
@@ -90,9 +91,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             let Some(number) = accepting.in_flight.iter().position(Option::is_none) else {
                 return;
             };
+            if !links.take_place(shard, limit) {
+                return;
+            }
             accepting.in_flight[number] = Some(listener);
             accepting.per_listener[listener as usize] += 1;
-            room -= 1;
             self.ring
                 .accept(listener, Token::new(Op::Accept, number as u32, 0));
         }
@@ -123,24 +126,23 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 let peer = self.ring.peer(completion.token);
                 let links = self.core.mesh.links();
                 links.joined(self.core.shard as usize);
-                // All tables are of one size. The target may have promised its free places to accepts
-                // in flight: one that then finds the table full loses its connection.
-                let slots = self.ring.slots();
-                let promised = ACCEPTS_PER_LISTENER * u32::from(self.ring.listeners());
-                let taken = spare(slots) + promised.min(ACCEPTS_PER_RING);
-                let room = slots.saturating_sub(taken) as usize;
-                let relief = links.relief_for(self.core.shard as usize, room);
+                let relief = match self.drain {
+                    // All tables are of one size.
+                    Drain::No => links
+                        .relief_for(self.core.shard as usize)
+                        .filter(|&to| links.take_place(to, self.ring.slots() as usize)),
+                    _ => None,
+                };
                 let key = self.insert(Slot(slot as u32), listener as u8, peer);
                 match relief {
-                    Some(to) if self.drain == Drain::No => {
-                        self.hand_over(key, to, listener as u8, peer)
-                    }
-                    _ => self.welcome(key),
+                    Some(to) => self.hand_over(key, to, listener as u8, peer),
+                    None => self.welcome(key),
                 }
             }
-            error if error == -errno::ECANCELED => {}
+            error if error == -errno::ECANCELED => self.give_place(),
             error => {
                 counters.accept_errors.add(1);
+                self.give_place();
                 // Short of descriptors or memory: trying again at once would only spin.
                 if matches!(
                     -error,
@@ -151,6 +153,12 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 tracing::debug!(shard = self.core.shard, errno = -error, "accept failed");
             }
         }
+    }
+
+    /// A place of this shard's table is free again.
+    pub(super) fn give_place(&self) {
+        let shard = self.core.shard as usize;
+        self.core.mesh.links().give_place(shard);
     }
 
     fn insert(&mut self, slot: Slot, listener: u8, peer: Option<SocketAddr>) -> u32 {
@@ -190,6 +198,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.ring.poll(slot, Token::new(Op::Poll, key, generation));
     }
 
+    /// Passes a connection on to a shard whose table keeps a place for it.
     fn hand_over(&mut self, key: u32, to: usize, listener: u8, peer: Option<SocketAddr>) {
         let number = self.accepting.next_hand_over & Token::MAX_KEY;
         let announcement = Message::HandOver {
@@ -200,6 +209,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         // The announcement is in the inbox before the descriptor can arrive.
         if !self.core.mesh.post_now(to as u16, announcement) {
             self.core.counters.hand_over_errors.add(1);
+            self.core.mesh.links().give_place(to);
             self.welcome(key);
             return;
         }
@@ -243,6 +253,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 "handing over failed"
             );
             links.left(to as usize);
+            links.give_place(to as usize);
             self.core.counters.hand_over_errors.add(1);
             let from = (self.core.shard, number);
             self.core.mesh.post(to, Message::HandOverFailed { from });

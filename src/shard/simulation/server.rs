@@ -368,6 +368,12 @@ impl Server {
                     shard.reading.is_idle(),
                     "shard {index} counts receives that are over"
                 );
+                // What is still promised: to accepts in flight, and to nobody when they are stopped.
+                assert_eq!(
+                    self.links.places(index),
+                    shard.accepting.in_flight(),
+                    "places kept in the table of shard {index}"
+                );
                 let left = self.world.borrow().left_over(index);
                 assert!(left.is_empty(), "ring {index}: {left:?}");
                 assert_eq!(
