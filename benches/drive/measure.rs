@@ -164,7 +164,8 @@ impl Setup {
         Ok(inspection)
     }
 
-    /// Opens `plan`'s connections and measures just that: `counts.messages` are handshakes.
+    /// Opens `plan`'s connections and measures just that: `counts.messages` are handshakes. The server
+    /// has held as many before, so that what grows once has grown.
     pub(crate) fn handshakes(
         &self,
         case: &str,
@@ -174,6 +175,9 @@ impl Setup {
     ) -> anyhow::Result<Sample> {
         let server = Server::start(launch, &self.out)?;
         let plan = self.aimed(plan, &server);
+        let load = Load::start(&plan)?;
+        load.wait_ready(PATIENCE)?;
+        load.finish()?;
         thread::sleep(self.warm_up);
         let cpu = server.process.cpu()?;
         let load = Load::start(&plan)?;

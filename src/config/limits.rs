@@ -369,11 +369,12 @@ pub const RING_LARGE_BUFFERS: Bound = Bound::new(
 /// `ring.wait_us`.
 pub const RING_WAIT_US: Bound = Bound::new(
     Unit::Microseconds,
-    100,
+    2000,
     1,
     10_000,
-    "parking and waking cost about 15 µs and a dozen system calls, so a wait of 100 µs pays when the \
-     next message is near; longer waits keep the executor's own tasks from running",
+    "parking and waking cost about 15 µs and a dozen system calls, so waiting on the ring pays while \
+     messages come; meanwhile the executor's own tasks wait as long as this, and a timer goes off as \
+     often (some 20 µs on a virtual machine)",
 )
 .or_zero("park at once");
 

@@ -167,7 +167,8 @@ impl<S: Scenario> Worker<S> {
             }
             self.receive_starved();
             self.flush();
-            let spinning = running && self.spin;
+            let busy = running || self.connecting > 0;
+            let spinning = busy && self.spin;
             let wait = if spinning || !self.starved.is_empty() {
                 Wait::Look
             } else {

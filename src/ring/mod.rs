@@ -77,6 +77,9 @@ pub struct Completion {
 pub enum Wait {
     /// Take what is there. Never sleeps.
     Look,
+    /// Sleep until something completes, however long. No timer is set for it: that costs more than
+    /// the rest of the sleep, so bound it with something that is in flight anyway.
+    Event,
     /// Sleep until something completes, at most this long.
     For {
         /// Upper bound of the sleep, in microseconds.

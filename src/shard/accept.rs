@@ -26,6 +26,8 @@ fn spare(slots: u32) -> u32 {
 pub(super) struct Accepting {
     /// Per number of an accept: the listener it was for, while it is in flight.
     in_flight: Vec<Option<u16>>,
+    /// Numbers that no accept in flight has.
+    free: Vec<u8>,
     /// Accepts in flight per listener.
     per_listener: Vec<u32>,
     unix: Vec<bool>,
@@ -41,6 +43,7 @@ impl Accepting {
     pub(super) fn new(unix: Vec<bool>) -> Self {
         Self {
             in_flight: vec![None; ACCEPTS_PER_RING as usize],
+            free: (0..ACCEPTS_PER_RING as u8).rev().collect(),
             per_listener: vec![0; unix.len()],
             unix,
             stopped: false,
@@ -88,12 +91,13 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             if accepting.per_listener[listener as usize] >= ACCEPTS_PER_LISTENER {
                 return;
             }
-            let Some(number) = accepting.in_flight.iter().position(Option::is_none) else {
-                return;
-            };
-            if !links.take_place(shard, limit) {
+            if accepting.free.is_empty() || !links.take_place(shard, limit) {
                 return;
             }
+            let Some(number) = accepting.free.pop() else {
+                return;
+            };
+            let number = usize::from(number);
             accepting.in_flight[number] = Some(listener);
             accepting.per_listener[listener as usize] += 1;
             self.ring
@@ -119,6 +123,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             return;
         };
         self.accepting.per_listener[listener as usize] -= 1;
+        self.accepting.free.push(number as u8);
         let counters = &self.core.counters;
         match completion.result {
             slot @ 0.. => {

@@ -168,9 +168,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     pub fn turn(&mut self, clock: Clock) -> Turn {
         self.core.clock = clock;
         self.core.counters.turns.add(1);
-        let mut worked = !self.completions.is_empty();
+        let mut worked = false;
         let mut completions = std::mem::take(&mut self.completions);
         for completion in completions.drain(..) {
+            worked |= !matches!(completion.token.op(), Some(Op::Wake | Op::Tick));
             self.complete(completion);
         }
         self.completions = completions;

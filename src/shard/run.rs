@@ -89,24 +89,34 @@ pub async fn run<H: Handler>(mut shard: Shard<Uring, H>, waiting: Waiting) -> io
     });
     let mut clock = TurnClock::new();
     let mut passed_at = clock.now;
-    let wait = Wait::For {
-        timeout_us: waiting.wait_us.max(waiting.min_wait_us),
-        min_wait_us: waiting.min_wait_us,
+    let wait_us = waiting.wait_us.max(waiting.min_wait_us);
+    let wait = match waiting.min_wait_us {
+        0 => Wait::Event,
+        min_wait_us => Wait::For {
+            timeout_us: wait_us,
+            min_wait_us,
+        },
     };
-    let may_wait = waiting.wait_us > 0 || waiting.min_wait_us > 0;
+    let (may_wait, alarm) = (wait_us > 0, Duration::from_micros(wait_us.into()));
     let mut last = Turn {
         worked: true,
         more: true,
         held_back: false,
         ended: false,
     };
+    // Nothing happened between an alarm's setting and its going off.
+    let mut quiet = false;
+    let mut worked_since_alarm = false;
     while !last.ended {
         let (ring, core, completions) = (&mut shard.ring, &shard.core, &mut shard.completions);
         if last.more || ring.has_urgent() || (last.worked && !may_wait) {
             ring.turn(Wait::Look, completions)?;
         } else if last.held_back {
             ring.sleep(RETRY, || !core.mesh.is_idle(), completions)?;
-        } else if last.worked {
+        } else if may_wait && !quiet {
+            if ring.arm_alarm(alarm) {
+                worked_since_alarm = false;
+            }
             ring.sleep(wait, || !core.mesh.is_idle(), completions)?;
         } else {
             parker
@@ -115,6 +125,8 @@ pub async fn run<H: Handler>(mut shard: Shard<Uring, H>, waiting: Waiting) -> io
             passed_at = Instant::now();
         }
         last = shard.turn(clock.read());
+        worked_since_alarm |= last.worked;
+        quiet = !worked_since_alarm && !shard.ring.has_alarm();
         if clock.now.saturating_duration_since(passed_at) >= REACTOR_PASS {
             // A sleep of zero would not yield.
             glommio::timer::sleep(Duration::from_micros(1)).await;

@@ -151,6 +151,32 @@ fn a_signal_ends_a_wait_without_an_error() {
 }
 
 #[test]
+fn one_alarm_bounds_many_waits() {
+    let (mut driver, address) = Driver::listening();
+    let alarm = Duration::from_millis(500);
+    assert!(driver.ring.arm_alarm(alarm));
+    let started = Instant::now();
+    for number in 0..3 {
+        driver.ring.accept(0, token(Op::Accept, number));
+        let _client = connect(address);
+        // Ends with the connection, not with the alarm: that is the same one still.
+        driver.until("accepting", |driver| driver.take(Op::Accept).is_some());
+    }
+    if started.elapsed() < alarm / 2 {
+        assert!(driver.ring.has_alarm() && !driver.ring.arm_alarm(alarm));
+    }
+    while driver.ring.has_alarm() {
+        driver.turn(Wait::Event);
+        assert!(started.elapsed() < DEADLINE);
+    }
+    assert!(started.elapsed() >= alarm);
+    assert_eq!(driver.take(Op::Tick).unwrap().result, -libc::ETIME);
+    assert!(driver.ring.arm_alarm(Duration::from_millis(1)));
+    driver.turn(Wait::Event);
+    assert!(!driver.ring.has_alarm());
+}
+
+#[test]
 fn the_tick_goes_on_by_itself() {
     let mut driver = Driver::with(|config| config.tick_ms = 1);
     for _ in 0..3 {

@@ -1,6 +1,6 @@
 //! Decoding completions, and taking back what their requests had lent to the kernel.
 
-use super::FAILED_WAKE;
+use super::{ALARM, FAILED_WAKE};
 use crate::ring::addresses::{AcceptAddresses, ConnectAddresses};
 use crate::ring::buffers::BufferRing;
 use crate::ring::peers::Peers;
@@ -36,6 +36,7 @@ pub(super) struct Lent {
     pub(super) accepts: AcceptAddresses,
     pub(super) connects: ConnectAddresses,
     pub(super) tick: Box<Timespec>,
+    pub(super) alarm: Box<Timespec>,
 }
 
 /// The parts of a ring that a completion changes.
@@ -44,6 +45,7 @@ pub(super) struct Reaper<'a> {
     pub(super) counters: &'a mut RingCounters,
     pub(super) in_flight: &'a mut u64,
     pub(super) tick_armed: &'a mut bool,
+    pub(super) alarm_armed: &'a mut bool,
     pub(super) peers: &'a Peers,
     pub(super) failed_wakes: &'a mut u32,
 }
@@ -75,6 +77,7 @@ impl Reaper<'_> {
                 completion.payload = send.and_then(Option::take);
             }
             Some(Op::Accept) => self.lent.accepts.finish(token.key()),
+            Some(Op::Tick) if token.key() == ALARM => *self.alarm_armed = false,
             Some(Op::Tick) => *self.tick_armed = false,
             Some(Op::Unlisten) => {
                 *self.in_flight -= 1;

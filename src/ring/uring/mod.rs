@@ -32,10 +32,14 @@ use std::time::{Duration, Instant};
 const MAX_ENTERS_PER_TURN: u32 = 64;
 /// Completions that a wait with `min_wait_us` stops at before its time is over.
 const MIN_WAIT_COMPLETIONS: u32 = 256;
+/// Sends of at most this many bytes nearly always find room in the socket's buffer.
+const PROMPT_SEND_BYTES: u32 = 16 << 10;
 /// How long dropping a ring waits for its requests before it leaks what they use.
 const TEARDOWN: Duration = Duration::from_secs(5);
 /// Generation of the token of a wake-up request itself (the message that it posts has 0).
 const FAILED_WAKE: u32 = 1;
+/// Key of the token of an alarm (the regular tick has 0).
+const ALARM: u32 = 1;
 
 /// One shard's data ring. It stays on the thread that made it.
 pub struct Uring {
@@ -53,12 +57,17 @@ pub struct Uring {
     has_min_wait: bool,
     has_tick: bool,
     tick_armed: bool,
+    alarm_armed: bool,
     /// The number of this turn.
     turn: u64,
     /// For each shard the turn in which it was last sent a wake-up.
     woken_in: Box<[u64]>,
     /// Sends in the submission queue.
     queued_sends: u32,
+    /// Those of them that are done, as a rule, by the time that they are submitted.
+    prompt_sends: u32,
+    /// Requests in the submission queue that wait for something: accepts, polls.
+    queued_waits: u32,
     counters: RingCounters,
 }
 
@@ -92,6 +101,7 @@ impl Uring {
             accepts: AcceptAddresses::new(),
             connects: ConnectAddresses::default(),
             tick: Box::new(Timespec::from(Duration::from_millis(config.tick_ms.into()))),
+            alarm: Box::default(),
         };
         let shards = config.peers.len();
         let this = Self {
@@ -107,9 +117,12 @@ impl Uring {
             slots: config.slots,
             has_tick: config.tick_ms > 0,
             tick_armed: false,
+            alarm_armed: false,
             turn: 1,
             woken_in: vec![0; shards].into_boxed_slice(),
             queued_sends: 0,
+            prompt_sends: 0,
+            queued_waits: 0,
             counters: RingCounters::default(),
         };
         // SAFETY: the ring's descriptor is open as long as the ring, which outlives this call.
@@ -138,11 +151,12 @@ impl Uring {
         self.in_flight + self.backlog.len() as u64
     }
 
-    /// Whether something is queued whose completion brings work at once (a receive, an accept). Sends
-    /// are not: they may as well leave with the wait for what comes next.
+    /// Whether something is queued that completes at once and brings work: a receive. Sends bring none,
+    /// and what waits may as well be submitted with the wait for what comes next.
     #[must_use]
     pub fn has_urgent(&mut self) -> bool {
-        !self.backlog.is_empty() || self.ring.submission().len() > self.queued_sends as usize
+        let patient = (self.queued_sends + self.queued_waits) as usize;
+        !self.backlog.is_empty() || self.ring.submission().len() > patient
     }
 
     /// Queues a request.
@@ -169,10 +183,12 @@ impl Uring {
         // SAFETY: by the condition of `push`, all parameters are valid for the whole operation.
         let pushed = unsafe { self.ring.submission().push(entry) }.is_ok();
         // A wake-up completes only when it fails, so nobody waits for it.
-        let completes = entry.get_user_data() >> 56 != Op::Wake as u64;
+        let op = entry.get_user_data() >> 56;
+        let completes = op != Op::Wake as u64;
         self.in_flight += u64::from(pushed & completes);
-        let is_send = entry.get_user_data() >> 56 == Op::Send as u64;
-        self.queued_sends += u32::from(pushed & is_send);
+        self.queued_sends += u32::from(pushed & (op == Op::Send as u64));
+        let waits = (op == Op::Accept as u64) | (op == Op::Poll as u64);
+        self.queued_waits += u32::from(pushed & waits);
         pushed
     }
 
@@ -233,13 +249,16 @@ impl Uring {
     }
 
     #[inline]
-    fn enter_and_wait(&mut self, timeout_us: u32, min_wait_us: u32) -> io::Result<()> {
+    fn enter_and_wait(&mut self, timeout_us: Option<u32>, min_wait_us: u32) -> io::Result<()> {
         let queued = self.ring.submission().len() as u32;
-        let timeout = Timespec::from(Duration::from_micros(timeout_us.into()));
-        let mut args = SubmitArgs::new().timespec(&timeout);
-        // Sends are nearly always done by the time that they are submitted. What is waited for comes
-        // after them. (One that blocks can make this wait last as long as its timeout.)
-        let mut want = 1 + self.queued_sends as usize;
+        let timeout = timeout_us.map(|us| Timespec::from(Duration::from_micros(us.into())));
+        let mut args = SubmitArgs::new();
+        if let Some(timeout) = &timeout {
+            args = args.timespec(timeout);
+        }
+        // What is waited for comes after the sends that are done when they are submitted. (One that
+        // blocks after all makes this wait last for one more completion, or until the alarm.)
+        let mut want = 1 + self.prompt_sends as usize;
         if min_wait_us > 0 && self.has_min_wait {
             args = args.min_wait_usec(min_wait_us);
             // No more can come than are in flight, save for messages from other rings.
@@ -256,6 +275,8 @@ impl Uring {
         self.counters.submitted += u64::from(queued - left.min(queued));
         if left == 0 {
             self.queued_sends = 0;
+            self.prompt_sends = 0;
+            self.queued_waits = 0;
             if self.backlog.is_empty() {
                 self.installed.submitted();
             }
@@ -289,6 +310,7 @@ impl Uring {
                 counters: &mut self.counters,
                 in_flight: &mut self.in_flight,
                 tick_armed: &mut self.tick_armed,
+                alarm_armed: &mut self.alarm_armed,
                 peers: &self.peers,
                 failed_wakes: &mut failed_wakes,
             };
@@ -334,7 +356,8 @@ impl Uring {
                 Wait::For {
                     timeout_us,
                     min_wait_us,
-                } if timeout_us > 0 => self.enter_and_wait(timeout_us, min_wait_us),
+                } if timeout_us > 0 => self.enter_and_wait(Some(timeout_us), min_wait_us),
+                Wait::Event => self.enter_and_wait(None, 0),
                 _ => {
                     // The flags are in shared memory: a turn with nothing to do costs no call.
                     let work = self.kernel_has_work();

@@ -1,14 +1,15 @@
 //! Building requests. Each says why what it points to lives long enough.
 #![allow(unsafe_code)]
 
-use super::{FAILED_WAKE, Uring};
+use super::{ALARM, FAILED_WAKE, PROMPT_SEND_BYTES, Uring};
 use crate::ring::buffers::BufferRing;
 use crate::ring::{BufferClass, BufferId, Completion, Op, Payload, Ring, Slot, Token, Wait};
-use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed};
+use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed, Timespec};
 use io_uring::{opcode, squeue};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 #[inline]
 fn check(token: Token, op: Op) {
@@ -30,6 +31,28 @@ impl Uring {
         self.tick_armed = true;
         // SAFETY: the time lives in `lent` until the last completion.
         unsafe { self.push(&entry) };
+    }
+
+    /// Makes sure that something completes within `timeout` (with [`Op::Tick`]): sets an alarm unless one
+    /// is set already. Returns whether it did. One timer for many waits: on a virtual machine, setting
+    /// and cancelling a timer for each takes longer than echoing a message.
+    pub(crate) fn arm_alarm(&mut self, timeout: Duration) -> bool {
+        if self.alarm_armed {
+            return false;
+        }
+        *self.lent.alarm = Timespec::from(timeout);
+        let entry = opcode::Timeout::new(&raw const *self.lent.alarm)
+            .build()
+            .user_data(Token::new(Op::Tick, ALARM, 0).into_raw());
+        self.alarm_armed = true;
+        // SAFETY: the time lives in `lent`, and is not changed before the completion.
+        unsafe { self.push(&entry) };
+        true
+    }
+
+    /// Whether an alarm is set and has not gone off.
+    pub(crate) const fn has_alarm(&self) -> bool {
+        self.alarm_armed
     }
 
     /// Connects the socket of `slot` to `address`.
@@ -134,6 +157,7 @@ impl Ring for Uring {
         // SAFETY: the payload stays in `lent`, unchanged, until the completion takes it out: nobody else
         // can write to it while this clone exists.
         unsafe { self.push(&entry) };
+        self.prompt_sends += u32::from(len <= PROMPT_SEND_BYTES);
     }
 
     fn shutdown(&mut self, slot: Slot, token: Token) {
