@@ -2,6 +2,7 @@
 
 use crate::source::Tree;
 use crate::{Breach, breach, holds_here, lines_broken};
+use std::path::Path;
 
 /// Longest source file, in lines: what one can still read in one go.
 const LONGEST_FILE: usize = 800;
@@ -139,5 +140,19 @@ fn i() { let text = \"todo!()\"; }
     assert_eq!(
         lines_broken(nothing_is_unfinished, "tests/a.rs", sample),
         [1, 2, 3]
+    );
+}
+
+/// What the README shows compiles: it is `examples/shout.rs`, under the line that says what it is.
+#[test]
+fn the_readme_shows_an_example() {
+    let read = |path: &str| {
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+    };
+    let (readme, example) = (read("README.md"), read("examples/shout.rs"));
+    let (_, code) = example.split_once("\n\n").unwrap();
+    assert!(
+        readme.contains(&format!("```rust,no_run\n{code}```\n")),
+        "README.md and examples/shout.rs differ"
     );
 }
