@@ -145,6 +145,10 @@ fn a_slow_consumer_is_disconnected_and_nobody_else_waits() {
     let server = Server::configured(&[
         ("RINGWIRE_CLIENT_MESSAGE_BYTES", "65536"),
         ("RINGWIRE_CLIENT_OUTBOX_BYTES", "131072"),
+        // The outbox is to overflow first, and the client to read what is left in the end, however slow
+        // the machine.
+        ("RINGWIRE_TIMEOUTS_WRITE_MS", "600000"),
+        ("RINGWIRE_TIMEOUTS_CLOSE_MS", "600000"),
     ]);
     let (mut slow, mut quick, mut speaker) = (
         Client::open(&server),
