@@ -140,11 +140,6 @@ pub trait Ring {
     /// closing N connections would cost N² (docs/architecture.md has the figures).
     fn close(&mut self, slot: Slot, key: u32, generation: u32, armed: &[Op]);
 
-    /// Closes `slot`, whose socket lives on in another ring's table. Completes as [`Ring::close`] does.
-    fn leave(&mut self, slot: Slot, key: u32, generation: u32) {
-        self.close(slot, key, generation, &[]);
-    }
-
     /// Installs the socket of `slot` in the table of ring `to` (`MSG_RING`, `SEND_FD`); a completion
     /// with the token `arrival` and the new slot as its result appears there. `token` completes here;
     /// the own slot stays open until it is closed.

@@ -1,10 +1,8 @@
 //! What shards tell each other: publishes on their way home, messages on their way to subscribers.
 
-use super::accept::Origin;
 use super::connection::ConnectionId;
 use super::core::{Core, Event};
 use super::handler::{Handler, Kind, Published};
-use super::outbox::MAX_SEND_BYTES;
 use super::{Shard, run_events};
 use crate::hub::Delivery;
 use crate::hub::home::Interest;
@@ -21,12 +19,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Takes what other shards and this one itself have said. Returns whether there was anything.
     pub(super) fn exchange(&mut self) -> bool {
         let mut busy = false;
-        // What comes meanwhile waits for the next turn, so that others who never pause cannot keep this
-        // shard from sending.
-        for _ in 0..self.core.mesh.waiting() {
-            let Some(batch) = self.core.mesh.receive() else {
-                break;
-            };
+        while let Some(batch) = self.core.mesh.receive() {
             busy = true;
             self.take(batch);
         }
@@ -53,16 +46,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 Message::HandOver {
                     from,
                     listener,
-                    unix,
                     peer,
-                } => self.announce(
-                    from,
-                    Origin {
-                        listener,
-                        unix,
-                        peer,
-                    },
-                ),
+                } => self.announce(from, listener, peer),
                 Message::HandOverFailed { from } => self.retract(from),
                 Message::Drain => self.begin_drain(),
                 Message::Live {
@@ -110,11 +95,6 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         exclude: Option<(u32, u32)>,
     ) {
         let core = &mut self.core;
-        // A large message goes by itself: with what came before it, it could be more than an outbox holds.
-        let pending = core.local.pending_bytes(channel);
-        if pending > 0 && pending + delivery.publication.data.len() > MAX_SEND_BYTES {
-            core.deliver_channel(channel);
-        }
         let Some((name, state)) = core.local.receive(channel, serial, delivery.offset) else {
             return;
         };
@@ -141,7 +121,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
         core.scratch = payload;
         core.counters.encodes.add(1);
-        if end as usize > MAX_SEND_BYTES {
+        if end as usize > super::outbox::MAX_SEND_BYTES {
             core.deliver_channel(channel);
         }
     }

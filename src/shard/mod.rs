@@ -263,7 +263,6 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             return;
         }
         debug_assert!(!connection.is_open(), "the application hears first");
-        let lives_on = connection.phase == Phase::HandingOver;
         connection.phase = Phase::Dead;
         connection.drop_output(&mut core.pool);
         connection.carry = None;
@@ -279,12 +278,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             (false, false) => &[],
         };
         connection.in_flight += 1 + armed.len() as u16;
-        let (slot, generation) = (connection.slot, connection.generation);
-        if lives_on {
-            self.ring.leave(slot, key, generation);
-        } else {
-            self.ring.close(slot, key, generation, armed);
-        }
+        self.ring
+            .close(connection.slot, key, connection.generation, armed);
         core.mesh.links().left(core.shard as usize);
     }
 

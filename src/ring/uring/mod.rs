@@ -14,7 +14,7 @@ use super::addresses::{AcceptAddresses, ConnectAddresses};
 use super::buffers::BufferRing;
 use super::client::Installed;
 use super::peers::Peers;
-use super::probe::{self, ProbeError, Step};
+use super::probe::{ProbeError, Step};
 use super::setup::{self, UringConfig, step};
 use super::{BufferClass, Completion, Op, Slot, Token, Wait};
 use completions::{Lent, Reaper};
@@ -34,9 +34,6 @@ const MAX_ENTERS_PER_TURN: u32 = 64;
 const MIN_WAIT_COMPLETIONS: u32 = 256;
 /// Sends of at most this many bytes nearly always find room in the socket's buffer.
 const PROMPT_SEND_BYTES: u32 = 16 << 10;
-/// Sends that are submitted together with the wait for what comes next. More are worth a call of
-/// their own.
-const SENDS_PER_WAIT: u32 = 32;
 /// How long dropping a ring waits for its requests before it leaks what they use.
 const TEARDOWN: Duration = Duration::from_secs(5);
 /// Generation of the token of a wake-up request itself (the message that it posts has 0).
@@ -58,10 +55,6 @@ pub struct Uring {
     pub(super) index: usize,
     slots: u32,
     has_min_wait: bool,
-    /// Before Linux 6.13 a socket that leaves the table stays open until every request has finished that
-    /// was made before, on whatever socket of the table: a poll on an old connection keeps it for
-    /// hours. So its peer must be told in another way.
-    closes_late: bool,
     has_tick: bool,
     tick_armed: bool,
     alarm_armed: bool,
@@ -113,7 +106,6 @@ impl Uring {
         let shards = config.peers.len();
         let this = Self {
             has_min_wait: ring.params().is_feature_min_timeout(),
-            closes_late: probe::kernel_is_before((6, 13)),
             ring,
             lent: ManuallyDrop::new(lent),
             backlog: VecDeque::new(),
@@ -264,14 +256,9 @@ impl Uring {
         if let Some(timeout) = &timeout {
             args = args.timespec(timeout);
         }
-        // What is waited for comes after the sends that are done when they are submitted. One that blocks
-        // after all makes this wait last for one more completion, or until the alarm: but an alarm
-        // that went off before the wait begins is a completion like any other, and ends nothing. So
-        // only few sends leave this way, and none when something is there already.
-        let mut want = 1;
-        if self.prompt_sends <= SENDS_PER_WAIT && !self.kernel_has_work() {
-            want += self.prompt_sends as usize;
-        }
+        // What is waited for comes after the sends that are done when they are submitted. (One that
+        // blocks after all makes this wait last for one more completion, or until the alarm.)
+        let mut want = 1 + self.prompt_sends as usize;
         if min_wait_us > 0 && self.has_min_wait {
             args = args.min_wait_usec(min_wait_us);
             // No more can come than are in flight, save for messages from other rings.
@@ -286,12 +273,13 @@ impl Uring {
         self.counters.enters += 1;
         let left = self.ring.submission().len() as u32;
         self.counters.submitted += u64::from(queued - left.min(queued));
-        // Should the kernel not have taken all: what is left is taken for urgent, which is always right.
-        self.queued_sends = 0;
-        self.prompt_sends = 0;
-        self.queued_waits = 0;
-        if left == 0 && self.backlog.is_empty() {
-            self.installed.submitted();
+        if left == 0 {
+            self.queued_sends = 0;
+            self.prompt_sends = 0;
+            self.queued_waits = 0;
+            if self.backlog.is_empty() {
+                self.installed.submitted();
+            }
         }
         result.map(drop)
     }

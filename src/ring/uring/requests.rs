@@ -172,7 +172,7 @@ impl Ring for Uring {
     fn close(&mut self, slot: Slot, key: u32, generation: u32, armed: &[Op]) {
         assert!(slot.0 < self.slots, "no such slot: {}", slot.0);
         // All in one submit: nothing may arm itself on the socket in between.
-        self.reserve(armed.len() + 2);
+        self.reserve(armed.len() + 1);
         for &op in armed {
             let target = Token::new(op, key, generation).into_raw();
             let cancel = opcode::AsyncCancel::new(target)
@@ -181,17 +181,6 @@ impl Ring for Uring {
             // SAFETY: it points to no memory.
             unsafe { self.push(&cancel) };
         }
-        if self.closes_late {
-            let shutdown = opcode::Shutdown::new(Fixed(slot.0), libc::SHUT_RDWR)
-                .build()
-                .user_data(Token::new(Op::Unlisten, 0, 0).into_raw());
-            // SAFETY: it points to no memory.
-            unsafe { self.push(&shutdown) };
-        }
-        self.leave(slot, key, generation);
-    }
-
-    fn leave(&mut self, slot: Slot, key: u32, generation: u32) {
         let close = opcode::Close::new(Fixed(slot.0))
             .build()
             .user_data(Token::new(Op::Close, key, generation).into_raw());
