@@ -31,8 +31,9 @@ pub struct Plan {
     pub sources: Vec<IpAddr>,
     /// Handshakes in flight per worker. Default 64.
     pub connecting: u32,
-    /// Never sleep while traffic runs or connections are being opened. A client that sleeps makes the server pay for waking it, so
-    /// measurements of a server's cost want this, on a core of the client's own.
+    /// Never sleep while traffic runs or connections are being opened. A client that sleeps makes the
+    /// server pay for waking it, so measurements of a server's cost want this, on a core of the
+    /// client's own.
     pub spin: bool,
     /// What the connections do once they are open.
     pub scenario: Scenario,

@@ -91,12 +91,13 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             if accepting.per_listener[listener as usize] >= ACCEPTS_PER_LISTENER {
                 return;
             }
-            if accepting.free.is_empty() || !links.take_place(shard, limit) {
-                return;
-            }
             let Some(number) = accepting.free.pop() else {
                 return;
             };
+            if !links.take_place(shard, limit) {
+                accepting.free.push(number);
+                return;
+            }
             let number = usize::from(number);
             accepting.in_flight[number] = Some(listener);
             accepting.per_listener[listener as usize] += 1;
