@@ -6,7 +6,7 @@
 //! the simulated ring of the tests stands in for it with faults injected from a seed.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 
 mod addresses;
 pub mod buffers;
@@ -127,8 +127,17 @@ pub trait Ring {
     /// When a send of the same key is in flight, or the range lies outside the payload.
     fn send(&mut self, slot: Slot, payload: Payload, start: usize, end: usize, token: Token);
 
-    /// `shutdown(SHUT_WR)`: the peer reads the end of the stream after what was sent.
-    fn shutdown(&mut self, slot: Slot, token: Token);
+    /// Whether a socket that leaves the table may stay open. Before Linux 6.13 it does until every
+    /// request has finished that was made before, on whatever socket of the ring: a poll on an old
+    /// connection keeps it for hours. There its peer must be told with a shutdown before.
+    fn closes_late(&self) -> bool;
+
+    /// Ends the write side (the peer reads the end of the stream after what was sent), or both: what
+    /// the peer sends then is answered with a reset, and a waiting send ends.
+    ///
+    /// The kernel leaves this to a thread of its own that looks `slot` up when it gets to it. So the
+    /// slot must not be closed before `token` completes: by then it may hold another connection.
+    fn shutdown(&mut self, slot: Slot, how: Shutdown, token: Token);
 
     /// Cancels the requests of `armed` that are in flight with this key and generation (`ASYNC_CANCEL`
     /// by `user_data`), then closes `slot`, in one submit. One completion with [`Op::Cancel`] follows

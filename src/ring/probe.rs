@@ -178,6 +178,11 @@ fn kernel_release() -> String {
         .into_owned()
 }
 
+/// Whether the running kernel is older than `version`. One that does not say counts as old.
+pub(super) fn kernel_is_before(version: (u32, u32)) -> bool {
+    kernel_version(&kernel_release()).is_none_or(|running| running < version)
+}
+
 /// Major and minor number of a kernel release ("6.18.44-fc" is 6.18).
 fn kernel_version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release

@@ -249,6 +249,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         let links = self.core.mesh.links();
         links.joined(self.core.shard as usize);
         if completion.result >= 0 {
+            connection.flags.set(Flags::LEAVING);
             self.core.counters.handed_over.add(1);
             self.kill(key);
         } else {

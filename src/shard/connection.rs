@@ -99,6 +99,11 @@ impl Flags {
     pub const SHUT: Self = Self(1 << 12);
     /// A Unix socket: the kernel does not say whether more is waiting, read until it would block.
     pub const UNIX: Self = Self(1 << 13);
+    /// A shutdown is in flight: the slot must stay as it is until it is done.
+    pub const SHUTTING: Self = Self(1 << 14);
+    /// The socket can be closed, however late: its peer has been told, or it lives on in another
+    /// shard's table.
+    pub const LEAVING: Self = Self(1 << 15);
 
     /// Whether any of `other`'s bits is set.
     pub fn any(self, other: Self) -> bool {

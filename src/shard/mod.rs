@@ -24,7 +24,7 @@ mod sweep;
 
 use crate::config::Config;
 use crate::mesh::Mesh;
-use crate::ring::{Completion, Op, Ring, Wait};
+use crate::ring::{Completion, Op, Ring, Token, Wait};
 use crate::telemetry::counters::Counters;
 use crate::wire::Role;
 use crate::wire::message::Rules;
@@ -34,6 +34,7 @@ use core::{Clock, Core, Event, Parts, Settings};
 use handler::{Context, Handler};
 use reading::Reading;
 use std::io;
+use std::net::Shutdown;
 use std::sync::Arc;
 
 /// One shard: a ring, a handler, and everything they share.
@@ -235,6 +236,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             Some(Op::Recv) => self.received(key, completion),
             Some(Op::Send) => self.sent(key, completion),
             Some(Op::HandOver) => self.handed_over(key, &completion),
+            Some(Op::Shutdown) => self.shut_down(key),
             _ => {}
         }
         self.release(key);
@@ -253,7 +255,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
     }
 
-    /// Cancels and closes a connection. The entry stays until its last completion.
+    /// Ends a connection: what it had is let go, what is in flight cancelled, the socket closed. The
+    /// entry stays until its last completion.
     fn kill(&mut self, key: u32) {
         let core = &mut self.core;
         let Some(connection) = core.connections.get_mut(key as usize) else {
@@ -267,6 +270,36 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         connection.drop_output(&mut core.pool);
         connection.carry = None;
         connection.rare = None;
+        core.mesh.links().left(core.shard as usize);
+        self.close(key);
+    }
+
+    /// A shutdown finished.
+    fn shut_down(&mut self, key: u32) {
+        if let Some(connection) = self.core.connections.get_mut(key as usize) {
+            connection.flags.clear(Flags::SHUTTING);
+            if connection.phase == Phase::Dead {
+                self.close(key);
+            }
+        }
+    }
+
+    /// Closes the socket of a dead connection as soon as nothing else needs its slot.
+    fn close(&mut self, key: u32) {
+        let Some(connection) = self.core.connections.get_mut(key as usize) else {
+            return;
+        };
+        if connection.flags.any(Flags::SHUTTING) {
+            return;
+        }
+        let (slot, generation) = (connection.slot, connection.generation);
+        if self.ring.closes_late() && !connection.flags.any(Flags::LEAVING) {
+            connection.flags.set(Flags::SHUTTING | Flags::LEAVING);
+            connection.in_flight += 1;
+            let token = Token::new(Op::Shutdown, key, generation);
+            self.ring.shutdown(slot, Shutdown::Both, token);
+            return;
+        }
         // Receives never wait; these two may.
         let armed: &[Op] = match (
             connection.flags.any(Flags::POLLING),
@@ -278,9 +311,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             (false, false) => &[],
         };
         connection.in_flight += 1 + armed.len() as u16;
-        self.ring
-            .close(connection.slot, key, connection.generation, armed);
-        core.mesh.links().left(core.shard as usize);
+        self.ring.close(slot, key, generation, armed);
     }
 
     /// Starts to end: accepts nothing more and closes all connections.

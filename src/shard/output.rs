@@ -5,6 +5,7 @@ use super::connection::{Flags, Phase};
 use super::handler::Handler;
 use super::outbox::{PAUSE_BYTES, Piece};
 use crate::ring::{Completion, Op, Ring, Token, errno};
+use std::net::Shutdown;
 
 impl<R: Ring, H: Handler> Shard<R, H> {
     /// Delivers what the turn brought for channels, sends for every connection that has something,
@@ -78,10 +79,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             }
             self.kill(key);
         } else if connection.phase == Phase::Lingering && !connection.flags.any(Flags::SHUT) {
-            connection.flags.set(Flags::SHUT);
+            connection.flags.set(Flags::SHUT | Flags::SHUTTING);
             connection.in_flight += 1;
             let token = Token::new(Op::Shutdown, key, connection.generation);
-            self.ring.shutdown(connection.slot, token);
+            self.ring.shutdown(connection.slot, Shutdown::Write, token);
         } else {
             connection.release_rare();
         }

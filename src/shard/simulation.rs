@@ -69,6 +69,7 @@ fn draw_faults(random: &mut Random) -> Faults {
         accept_errors: some(random, 100),
         hand_over_errors: some(random, 400),
         early_submits: some(random, 300),
+        slow_shutdowns: some(random, 900),
     }
 }
 
@@ -132,6 +133,7 @@ impl Simulation {
         let server = Server::new(seed, shards, &setup, &config);
         let faults = draw_faults(&mut random);
         server.world.borrow_mut().faults = faults;
+        server.world.borrow_mut().closes_late = random.chance(300);
         let mut simulation = Self {
             server,
             clients: Vec::new(),

@@ -43,7 +43,7 @@ impl World {
         if state.client_gone {
             return bytes.len();
         }
-        if state.server_closed {
+        if state.server_closed || state.server_deaf {
             self.reset_to_client(socket);
             return bytes.len();
         }

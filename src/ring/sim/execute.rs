@@ -3,11 +3,12 @@
 use super::socket::{Send, SocketId};
 use super::world::{Request, World, plain};
 use crate::ring::{BufferClass, BufferId, Completion, Op, Slot, Token};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 
 impl World {
     /// Executes everything that a ring has queued.
     pub(super) fn submit(&mut self, ring: usize) {
+        self.shut_down_some(ring);
         while let Some(request) = self.rings[ring].queue.pop_front() {
             self.counters.requests += 1;
             self.execute(ring, request);
@@ -47,21 +48,9 @@ impl World {
                 };
                 self.send(send);
             }
-            Request::Shutdown { slot, token } => {
-                let socket = self.in_slot(ring, slot, token);
-                let state = &mut self.sockets[socket.0];
-                assert!(
-                    state.sends.is_empty(),
-                    "{token:?} while a send is in flight"
-                );
-                state.server_fin = true;
-                let result = if state.client_gone {
-                    -libc::ENOTCONN
-                } else {
-                    0
-                };
-                self.edge(socket, false);
-                self.complete(ring, plain(token, result));
+            Request::Shutdown { slot, how, token } => {
+                self.rings[ring].shutdowns.push((slot, how, token));
+                self.shut_down_some(ring);
             }
             Request::Close {
                 slot,
@@ -79,6 +68,50 @@ impl World {
                 self.complete(to, plain(Token::new(Op::Wake, ring as u32, 0), 0))
             }
         }
+    }
+
+    /// Lets shutdowns find their slots. The kernel leaves them to a thread that looks the slot up when
+    /// it comes to it: by then the requests behind them may have taken effect.
+    fn shut_down_some(&mut self, ring: usize) {
+        let mut at = 0;
+        while at < self.rings[ring].shutdowns.len() {
+            let held = self.hold == Some(Op::Shutdown);
+            if held || self.random.chance(self.faults.slow_shutdowns) {
+                at += 1;
+            } else {
+                let (slot, how, token) = self.rings[ring].shutdowns.remove(at);
+                self.shut_down(ring, slot, how, token);
+            }
+        }
+    }
+
+    fn shut_down(&mut self, ring: usize, slot: Slot, how: Shutdown, token: Token) {
+        let socket = self.in_slot(ring, slot, token);
+        let state = &mut self.sockets[socket.0];
+        let result = if state.client_gone {
+            -libc::ENOTCONN
+        } else {
+            0
+        };
+        state.server_fin = true;
+        let mut cut = Vec::new();
+        if how == Shutdown::Both {
+            state.server_deaf = true;
+            cut.extend(state.sends.drain(..));
+        }
+        assert!(
+            state.sends.is_empty(),
+            "{token:?} while a send is in flight"
+        );
+        for send in cut {
+            let result = match send.done {
+                0 => -libc::EPIPE,
+                done => done as i32,
+            };
+            self.complete(send.ring, plain(send.token, result));
+        }
+        self.edge(socket, false);
+        self.complete(ring, plain(token, result));
     }
 
     /// Gives waiting connections to waiting accepts.
@@ -335,9 +368,13 @@ impl World {
         if !state.places.is_empty() {
             return;
         }
+        assert!(
+            state.server_deaf || !self.closes_late,
+            "{cancel:?}: the peer may not hear of this for hours"
+        );
         state.server_closed = true;
         state.server_fin = true;
-        if !state.to_server.is_empty() && !state.client_gone {
+        if !self.closes_late && !state.to_server.is_empty() && !state.client_gone {
             self.reset_to_client(socket);
         }
     }

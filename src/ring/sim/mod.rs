@@ -25,7 +25,7 @@ use super::{
 };
 use std::cell::RefCell;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::rc::Rc;
 use world::{Request, Sending, sum};
 
@@ -150,9 +150,13 @@ impl Ring for SimRing {
         });
     }
 
-    fn shutdown(&mut self, slot: Slot, token: Token) {
+    fn closes_late(&self) -> bool {
+        self.world.borrow().closes_late
+    }
+
+    fn shutdown(&mut self, slot: Slot, how: Shutdown, token: Token) {
         check(token, Op::Shutdown);
-        self.push(Request::Shutdown { slot, token });
+        self.push(Request::Shutdown { slot, how, token });
     }
 
     fn close(&mut self, slot: Slot, key: u32, generation: u32, armed: &[Op]) {

@@ -65,6 +65,8 @@ pub(crate) struct Socket {
     pub(super) error: Option<i32>,
     /// The server ended its side.
     pub(super) server_fin: bool,
+    /// The server does not even read any more: what comes in is answered with a reset.
+    pub(super) server_deaf: bool,
     /// The server's end is closed everywhere.
     pub(super) server_closed: bool,
     /// The client will see a reset after what it can still read.
@@ -94,6 +96,7 @@ impl Socket {
             client_gone: false,
             error: None,
             server_fin: false,
+            server_deaf: false,
             server_closed: false,
             server_reset: false,
             faulted: false,

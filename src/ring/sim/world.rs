@@ -5,7 +5,7 @@ use super::random::Random;
 use super::socket::{Kind, Poll, Socket, SocketId};
 use crate::ring::{ACCEPTS_PER_RING, BufferClass, Completion, Op, Payload, Slot, Token};
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 
 /// How often what goes wrong, each in a thousand. All 0: nothing does.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,6 +34,8 @@ pub(crate) struct Faults {
     pub(crate) hand_over_errors: u32,
     /// A request leaves at once, not with the next turn.
     pub(crate) early_submits: u32,
+    /// A shutdown takes its time.
+    pub(crate) slow_shutdowns: u32,
 }
 
 /// Turns that a completion waits at most.
@@ -68,6 +70,7 @@ pub(super) enum Request {
     },
     Shutdown {
         slot: Slot,
+        how: Shutdown,
         token: Token,
     },
     Close {
@@ -118,6 +121,8 @@ pub(super) struct RingState {
     pub(super) ready: Vec<Ready>,
     /// Accepts that wait for a connection.
     pub(super) accepts: VecDeque<(u16, Token)>,
+    /// Shutdowns that have not found their slot yet.
+    pub(super) shutdowns: Vec<(Slot, Shutdown, Token)>,
     /// Numbers of accepts whose completion has not been returned.
     pub(super) accepting: u64,
     pub(super) peers: Vec<Option<SocketAddr>>,
@@ -163,6 +168,8 @@ pub(crate) struct World {
     pub(super) rings: Vec<RingState>,
     pub(super) sockets: Vec<Socket>,
     pub(crate) now_ms: u64,
+    /// A socket that leaves a table is closed only in the end (Linux before 6.13).
+    pub(crate) closes_late: bool,
     /// Completions of this operation are held back.
     pub(crate) hold: Option<Op>,
     trace: Option<VecDeque<String>>,
@@ -177,6 +184,7 @@ impl World {
             rings: Vec::new(),
             sockets: Vec::new(),
             now_ms: 0,
+            closes_late: false,
             hold: None,
             trace: None,
         }
@@ -213,6 +221,7 @@ impl World {
             queue: VecDeque::new(),
             ready: Vec::new(),
             accepts: VecDeque::new(),
+            shutdowns: Vec::new(),
             accepting: 0,
             peers: vec![None; ACCEPTS_PER_RING as usize],
             sends: HashMap::new(),
@@ -257,10 +266,12 @@ impl World {
 
     /// Whether a turn of this ring would bring something, so that its sleep is over.
     pub(crate) fn has_completions(&self, ring: usize) -> bool {
-        self.rings[ring]
-            .ready
-            .iter()
-            .any(|ready| self.hold.is_none() || ready.completion.token.op() != self.hold)
+        let state = &self.rings[ring];
+        (!state.shutdowns.is_empty() && self.hold != Some(Op::Shutdown))
+            || state
+                .ready
+                .iter()
+                .any(|ready| self.hold.is_none() || ready.completion.token.op() != self.hold)
     }
 
     pub(crate) fn is_parked(&self, ring: usize) -> bool {
@@ -276,6 +287,9 @@ impl World {
     pub(crate) fn left_over(&self, ring: usize) -> Vec<String> {
         let state = &self.rings[ring];
         let mut left = Vec::new();
+        if !state.shutdowns.is_empty() {
+            left.push(format!("{} shutdowns not done", state.shutdowns.len()));
+        }
         if !state.queue.is_empty() {
             left.push(format!("{} requests not submitted", state.queue.len()));
         }

@@ -1,6 +1,7 @@
 //! Sends and who owns their bytes.
 
 use super::*;
+use std::net::Shutdown;
 
 /// More than the socket buffers of both ends take.
 const TOO_MUCH: usize = 32 << 20;
@@ -92,7 +93,9 @@ fn shutdown_ends_the_stream_after_what_was_sent() {
     driver
         .ring
         .send(slot, payload(b"bye"), 0, 3, token(Op::Send, 1));
-    driver.ring.shutdown(slot, token(Op::Shutdown, 1));
+    driver
+        .ring
+        .shutdown(slot, Shutdown::Write, token(Op::Shutdown, 1));
     assert_eq!(driver.next(Op::Shutdown).result, 0);
     let mut received = Vec::new();
     client.read_to_end(&mut received).unwrap();

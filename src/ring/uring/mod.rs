@@ -14,7 +14,7 @@ use super::addresses::{AcceptAddresses, ConnectAddresses};
 use super::buffers::BufferRing;
 use super::client::Installed;
 use super::peers::Peers;
-use super::probe::{ProbeError, Step};
+use super::probe::{ProbeError, Step, kernel_is_before};
 use super::setup::{self, UringConfig, step};
 use super::{BufferClass, Completion, Op, Slot, Token, Wait};
 use completions::{Lent, Reaper};
@@ -55,6 +55,7 @@ pub struct Uring {
     pub(super) index: usize,
     slots: u32,
     has_min_wait: bool,
+    closes_late: bool,
     has_tick: bool,
     tick_armed: bool,
     alarm_armed: bool,
@@ -106,6 +107,7 @@ impl Uring {
         let shards = config.peers.len();
         let this = Self {
             has_min_wait: ring.params().is_feature_min_timeout(),
+            closes_late: kernel_is_before((6, 13)),
             ring,
             lent: ManuallyDrop::new(lent),
             backlog: VecDeque::new(),

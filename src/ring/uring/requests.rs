@@ -7,7 +7,7 @@ use crate::ring::{BufferClass, BufferId, Completion, Op, Payload, Ring, Slot, To
 use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed, Timespec};
 use io_uring::{opcode, squeue};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -160,9 +160,18 @@ impl Ring for Uring {
         self.prompt_sends += u32::from(len <= PROMPT_SEND_BYTES);
     }
 
-    fn shutdown(&mut self, slot: Slot, token: Token) {
+    fn closes_late(&self) -> bool {
+        self.closes_late
+    }
+
+    fn shutdown(&mut self, slot: Slot, how: Shutdown, token: Token) {
         check(token, Op::Shutdown);
-        let entry = opcode::Shutdown::new(Fixed(slot.0), libc::SHUT_WR)
+        let how = match how {
+            Shutdown::Read => libc::SHUT_RD,
+            Shutdown::Write => libc::SHUT_WR,
+            Shutdown::Both => libc::SHUT_RDWR,
+        };
+        let entry = opcode::Shutdown::new(Fixed(slot.0), how)
             .build()
             .user_data(token.into_raw());
         // SAFETY: it points to no memory.

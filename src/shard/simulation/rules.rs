@@ -247,6 +247,51 @@ fn a_late_completion_does_not_touch_the_successor() {
     server.check_empty();
 }
 
+/// The kernel looks up the slot of a shutdown when it comes to it.
+#[test]
+fn a_slot_is_not_used_again_while_a_shutdown_looks_for_it() {
+    let mut server = server(1, 2, |_| ());
+    let first = Peer::upgrade(&mut server, 0, "/echo", WINDOW);
+    server.world.borrow_mut().hold = Some(Op::Shutdown);
+    // A violation: the server says so, shuts its side down, and waits for the other.
+    first.say(&server, Opcode::Continuation, b"of nothing");
+    server.rest();
+    server.world.borrow_mut().reset(first.socket);
+    server.rest();
+    let second = Peer::upgrade(&mut server, 0, "/echo", WINDOW);
+    let core = &server.shard(0).core;
+    assert_eq!(core.connections.len(), 2);
+    assert_ne!(core.connections[0].slot, core.connections[1].slot);
+    server.world.borrow_mut().hold = None;
+    server.rest();
+    assert_eq!(server.shard(0).core.connections.len(), 1);
+    second.text(&server, "still here");
+    server.rest();
+    assert_eq!(second.hear(&server), [text("still here")]);
+}
+
+/// As on Linux before 6.13.
+#[test]
+fn where_sockets_close_late_their_peers_are_told() {
+    let mut server = server(2, 8, |config| config.timeouts.handshake_ms = 1000);
+    server.world.borrow_mut().closes_late = true;
+    let silent = Peer::connect(&mut server, 0, WINDOW);
+    let peers: Vec<_> = (0..3)
+        .map(|_| Peer::upgrade(&mut server, 0, "/echo", WINDOW))
+        .collect();
+    server.wait(1100);
+    assert_eq!(silent.ended(&server), Some(End::Fin));
+    // Those that were handed over have left a table too, and have not ended.
+    assert!(server.world.borrow().counters.handed_over > 0);
+    for peer in &peers {
+        peer.text(&server, "still here");
+    }
+    server.rest();
+    for peer in &peers {
+        assert_eq!(peer.hear(&server), [text("still here")]);
+    }
+}
+
 #[test]
 fn what_a_turn_brings_leaves_in_one_send() {
     let mut server = server(1, 8, |_| ());
