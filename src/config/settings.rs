@@ -305,7 +305,9 @@ pub const SETTINGS: &[Setting] = &[
         None,
         Some("outbox-limit"),
         "Bytes waiting for one slow client before it is disconnected (4010). At least \
-         client.message_bytes + 64 KiB: raised to that, with a note, when only one of the two is set.",
+         client.message_bytes + 64 KiB: raised to that, with a note, when only one of the two is set. \
+         What one turn brings for a client whose socket has taken everything so far may be four times \
+         as much.",
     ),
     setting!(
         "client.head_bytes",

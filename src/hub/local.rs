@@ -285,6 +285,14 @@ impl Local {
         Some((name, channel))
     }
 
+    /// Bytes of frames that a channel has to deliver.
+    #[must_use]
+    pub fn pending_bytes(&self, number: u32) -> usize {
+        self.channels
+            .get(number)
+            .map_or(0, |channel| channel.turn.frames.len())
+    }
+
     /// The channels with frames to deliver; the list is empty afterwards.
     pub fn take_touched(&mut self, into: &mut Vec<u32>) {
         into.clear();

@@ -93,6 +93,8 @@ pub enum Message {
         from: (u16, u32),
         /// The listener that accepted it.
         listener: u8,
+        /// Whether it is a Unix socket. (Listeners are numbered per shard.)
+        unix: bool,
         /// The peer's address.
         peer: Option<SocketAddr>,
     },
@@ -318,6 +320,12 @@ impl Mesh {
     /// The next batch from another shard.
     pub fn receive(&mut self) -> Option<Batch> {
         self.inbox.try_recv().ok()
+    }
+
+    /// Batches that wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.inbox.len()
     }
 
     /// Whether no batch waits.

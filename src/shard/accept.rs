@@ -36,7 +36,16 @@ pub(super) struct Accepting {
     backing_off: bool,
     next_hand_over: u32,
     /// Connections announced by other shards that have not arrived yet.
-    announced: HashMap<(u16, u32), (u8, Option<SocketAddr>)>,
+    announced: HashMap<(u16, u32), Origin>,
+}
+
+/// Where a connection comes from.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Origin {
+    /// The listener of the shard that accepted it.
+    pub listener: u8,
+    pub unix: bool,
+    pub peer: Option<SocketAddr>,
 }
 
 impl Accepting {
@@ -139,9 +148,15 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                         .filter(|&to| links.take_place(to, self.ring.slots() as usize)),
                     _ => None,
                 };
-                let key = self.insert(Slot(slot as u32), listener as u8, peer);
+                let unix = self.accepting.unix.get(listener as usize);
+                let origin = Origin {
+                    listener: listener as u8,
+                    unix: unix.copied().unwrap_or(false),
+                    peer,
+                };
+                let key = self.insert(Slot(slot as u32), origin);
                 match relief {
-                    Some(to) => self.hand_over(key, to, listener as u8, peer),
+                    Some(to) => self.hand_over(key, to, origin),
                     None => self.welcome(key),
                 }
             }
@@ -167,16 +182,15 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.core.mesh.links().give_place(shard);
     }
 
-    fn insert(&mut self, slot: Slot, listener: u8, peer: Option<SocketAddr>) -> u32 {
+    fn insert(&mut self, slot: Slot, origin: Origin) -> u32 {
+        let Origin {
+            listener,
+            unix,
+            peer,
+        } = origin;
         let generation = self.core.draw_generation();
         let mut connection = Connection::new(slot, generation, listener, peer, self.core.clock.now);
-        if self
-            .accepting
-            .unix
-            .get(listener as usize)
-            .copied()
-            .unwrap_or(false)
-        {
+        if unix {
             connection.flags.set(Flags::UNIX);
         }
         let key = self.core.insert(connection);
@@ -205,11 +219,17 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     /// Passes a connection on to a shard whose table keeps a place for it.
-    fn hand_over(&mut self, key: u32, to: usize, listener: u8, peer: Option<SocketAddr>) {
+    fn hand_over(&mut self, key: u32, to: usize, origin: Origin) {
+        let Origin {
+            listener,
+            unix,
+            peer,
+        } = origin;
         let number = self.accepting.next_hand_over & Token::MAX_KEY;
         let announcement = Message::HandOver {
             from: (self.core.shard, number),
             listener,
+            unix,
             peer,
         };
         // The announcement is in the inbox before the descriptor can arrive.
@@ -268,8 +288,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
     }
 
-    pub(super) fn announce(&mut self, from: (u16, u32), listener: u8, peer: Option<SocketAddr>) {
-        self.accepting.announced.insert(from, (listener, peer));
+    pub(super) fn announce(&mut self, from: (u16, u32), origin: Origin) {
+        self.accepting.announced.insert(from, origin);
     }
 
     pub(super) fn retract(&mut self, from: (u16, u32)) {
@@ -285,9 +305,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         if !self.accepting.announced.contains_key(&from) {
             self.exchange();
         }
-        let (listener, peer) = self.accepting.announced.remove(&from).unwrap_or_default();
+        let origin = self.accepting.announced.remove(&from).unwrap_or_default();
         self.core.counters.arrived.add(1);
-        let key = self.insert(Slot(completion.result as u32), listener, peer);
+        let key = self.insert(Slot(completion.result as u32), origin);
         self.welcome(key);
     }
 

@@ -1,8 +1,10 @@
 //! What shards tell each other: publishes on their way home, messages on their way to subscribers.
 
+use super::accept::Origin;
 use super::connection::ConnectionId;
 use super::core::{Core, Event};
 use super::handler::{Handler, Kind, Published};
+use super::outbox::MAX_SEND_BYTES;
 use super::{Shard, run_events};
 use crate::hub::Delivery;
 use crate::hub::home::Interest;
@@ -19,7 +21,12 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Takes what other shards and this one itself have said. Returns whether there was anything.
     pub(super) fn exchange(&mut self) -> bool {
         let mut busy = false;
-        while let Some(batch) = self.core.mesh.receive() {
+        // What comes meanwhile waits for the next turn, so that others who never pause cannot keep this
+        // shard from sending.
+        for _ in 0..self.core.mesh.waiting() {
+            let Some(batch) = self.core.mesh.receive() else {
+                break;
+            };
             busy = true;
             self.take(batch);
         }
@@ -46,8 +53,16 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 Message::HandOver {
                     from,
                     listener,
+                    unix,
                     peer,
-                } => self.announce(from, listener, peer),
+                } => self.announce(
+                    from,
+                    Origin {
+                        listener,
+                        unix,
+                        peer,
+                    },
+                ),
                 Message::HandOverFailed { from } => self.retract(from),
                 Message::Drain => self.begin_drain(),
                 Message::Live {
@@ -95,6 +110,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         exclude: Option<(u32, u32)>,
     ) {
         let core = &mut self.core;
+        // A large message goes by itself: with what came before it, it could be more than an outbox holds.
+        let pending = core.local.pending_bytes(channel);
+        if pending > 0 && pending + delivery.publication.data.len() > MAX_SEND_BYTES {
+            core.deliver_channel(channel);
+        }
         let Some((name, state)) = core.local.receive(channel, serial, delivery.offset) else {
             return;
         };
@@ -121,7 +141,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
         core.scratch = payload;
         core.counters.encodes.add(1);
-        if end as usize > super::outbox::MAX_SEND_BYTES {
+        if end as usize > MAX_SEND_BYTES {
             core.deliver_channel(channel);
         }
     }

@@ -15,6 +15,9 @@ use crate::wire::frame::{self, Opcode};
 /// (30 s for 256 KiB is 8.5 KiB/s), large enough that a send's fixed cost does not matter.
 pub(super) const MAX_SEND_BYTES: usize = 256 << 10;
 
+/// How many times the limit of an outbox may wait for a client that takes whatever it is offered.
+const PROMPT_FACTOR: usize = 4;
+
 /// Above this a payload is queued by reference instead of copied behind others.
 const MAX_COPIED_BYTES: usize = 16 << 10;
 
@@ -142,7 +145,8 @@ impl Core {
             } else {
                 payload.clone()
             };
-            if connection.outbox_bytes as usize + own.len() > settings.outbox_bytes {
+            let bound = connection.outbox_bound(settings.outbox_bytes);
+            if connection.outbox_bytes as usize + own.len() > bound {
                 slow.push(key);
                 return;
             }
@@ -255,6 +259,17 @@ pub(super) struct Piece {
 }
 
 impl Connection {
+    /// How much may wait, where the limit is `outbox_bytes`: that is for a client whose socket takes
+    /// nothing more. One whose socket took all that it was offered is not slow when a single turn
+    /// brings more than a turn sends.
+    fn outbox_bound(&self, outbox_bytes: usize) -> usize {
+        if self.flags.any(Flags::SENDING) {
+            outbox_bytes
+        } else {
+            outbox_bytes.saturating_mul(PROMPT_FACTOR)
+        }
+    }
+
     /// The next piece to send, if none is in flight: small payloads joined, large ones cut.
     pub(super) fn next_piece(&mut self, pool: &mut PayloadPool) -> Option<Piece> {
         let queued = self

@@ -34,6 +34,9 @@ const MAX_ENTERS_PER_TURN: u32 = 64;
 const MIN_WAIT_COMPLETIONS: u32 = 256;
 /// Sends of at most this many bytes nearly always find room in the socket's buffer.
 const PROMPT_SEND_BYTES: u32 = 16 << 10;
+/// Sends that are submitted together with the wait for what comes next. More are worth a call of
+/// their own.
+const SENDS_PER_WAIT: u32 = 32;
 /// How long dropping a ring waits for its requests before it leaks what they use.
 const TEARDOWN: Duration = Duration::from_secs(5);
 /// Generation of the token of a wake-up request itself (the message that it posts has 0).
@@ -258,9 +261,14 @@ impl Uring {
         if let Some(timeout) = &timeout {
             args = args.timespec(timeout);
         }
-        // What is waited for comes after the sends that are done when they are submitted. (One that
-        // blocks after all makes this wait last for one more completion, or until the alarm.)
-        let mut want = 1 + self.prompt_sends as usize;
+        // What is waited for comes after the sends that are done when they are submitted. One that blocks
+        // after all makes this wait last for one more completion, or until the alarm: but an alarm
+        // that went off before the wait begins is a completion like any other, and ends nothing. So
+        // only few sends leave this way, and none when something is there already.
+        let mut want = 1;
+        if self.prompt_sends <= SENDS_PER_WAIT && !self.kernel_has_work() {
+            want += self.prompt_sends as usize;
+        }
         if min_wait_us > 0 && self.has_min_wait {
             args = args.min_wait_usec(min_wait_us);
             // No more can come than are in flight, save for messages from other rings.
@@ -275,13 +283,12 @@ impl Uring {
         self.counters.enters += 1;
         let left = self.ring.submission().len() as u32;
         self.counters.submitted += u64::from(queued - left.min(queued));
-        if left == 0 {
-            self.queued_sends = 0;
-            self.prompt_sends = 0;
-            self.queued_waits = 0;
-            if self.backlog.is_empty() {
-                self.installed.submitted();
-            }
+        // Should the kernel not have taken all: what is left is taken for urgent, which is always right.
+        self.queued_sends = 0;
+        self.prompt_sends = 0;
+        self.queued_waits = 0;
+        if left == 0 && self.backlog.is_empty() {
+            self.installed.submitted();
         }
         result.map(drop)
     }

@@ -639,6 +639,35 @@ fn a_slow_consumer_goes_and_the_others_wait_for_nobody() {
     assert_eq!(code, 4010u16.to_be_bytes());
 }
 
+/// Whose socket takes everything is not slow when a turn brings more than an outbox holds.
+#[test]
+fn who_takes_everything_is_no_slow_consumer() {
+    const SPEAKERS: usize = 16;
+    let mut server = server(1, 64, |config| config.client.outbox_bytes = 5000);
+    let quick = Peer::upgrade(&mut server, 0, "/", 1 << 20);
+    quick.text(&server, r#"{"type":"subscribe","channel":"c"}"#);
+    let speakers: Vec<_> = (0..SPEAKERS)
+        .map(|_| Peer::upgrade(&mut server, 0, "/", WINDOW))
+        .collect();
+    server.rest();
+    quick.hear(&server);
+    let data = "y".repeat(900);
+    let publish = format!(r#"{{"type":"publish","channel":"c","data":"{data}"}}"#);
+    for speaker in &speakers {
+        speaker.text(&server, &publish);
+    }
+    server.rest();
+    assert_eq!(quick.texts(&server).len(), SPEAKERS);
+    assert_eq!(quick.ended(&server), None);
+    // But there is a bound: twice as much, still in one receive of each speaker.
+    for speaker in &speakers {
+        speaker.text(&server, &publish);
+        speaker.text(&server, &publish);
+    }
+    server.rest();
+    assert_eq!(server.nodes[0].counters.slow_consumers.get(), 1);
+}
+
 #[test]
 fn a_drained_server_tells_everybody_and_ends() {
     let mut server = server(2, 16, |config| config.timeouts.close_ms = 1000);

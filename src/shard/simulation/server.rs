@@ -190,7 +190,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// A server of `shards` shards, all alike.
+    /// A server of `shards` shards, alike but for the order of their listeners.
     pub(super) fn new(seed: u64, shards: usize, setup: &RingSetup, config: &Config) -> Self {
         let world = Rc::new(RefCell::new(World::new(seed)));
         let heard = Rc::new(RefCell::new(Heard::default()));
@@ -199,6 +199,10 @@ impl Server {
             .into_iter()
             .enumerate()
             .map(|(index, inbox)| {
+                // A listener's number means something only on its own shard.
+                let mut setup = setup.clone();
+                let listeners = setup.listeners.len();
+                setup.listeners.rotate_left(index % listeners);
                 let counters = Arc::new(Counters::default());
                 let spy = Spy {
                     inner: Session::new(config),
@@ -218,7 +222,7 @@ impl Server {
                         .collect(),
                 };
                 Node {
-                    shard: Some(Shard::new(SimRing::new(&world, setup), spy, parts)),
+                    shard: Some(Shard::new(SimRing::new(&world, &setup), spy, parts)),
                     busy: true,
                     counters,
                 }
