@@ -380,14 +380,22 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use std::io::ErrorKind;
-    use std::net::{SocketAddr, TcpStream};
+    use std::net::TcpStream;
     use tungstenite::{Error, Message, WebSocket};
 
-    /// How long anything may take before a test gives up.
-    const PATIENCE: Duration = Duration::from_secs(60);
+    /// Timers of an executor that are too short for it: one of this length often expires between the
+    /// executor's look at its events and the moment when it would run the tasks that they woke. Then
+    /// it parks instead. The slower the machine, the longer the timer that does so.
+    const TOO_SHORT_US: [u64; 5] = [20, 50, 100, 200, 500];
 
-    /// One shard that parks whenever it can, and one echo client.
-    fn start_with(timers: ExecutorTimers) -> (Running, WebSocket<TcpStream>) {
+    /// A thousand times what an echo takes, and nowhere near the next tick.
+    const STALL: Duration = Duration::from_secs(1);
+
+    const TICKER: Duration = Duration::from_secs(4);
+
+    /// One shard that parks whenever it can, and one echo client; `None` when the executor does not
+    /// get as far as that. Such a one is left to the end of the process.
+    fn start_with(timers: ExecutorTimers) -> Option<(Running, WebSocket<TcpStream>)> {
         let mut config = Config {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
             shards: Some(1),
@@ -395,46 +403,28 @@ mod tests {
         };
         config.client.connections_per_shard = Some(64);
         config.ring.wait_us = 0;
-        let give_up = Instant::now() + PATIENCE;
-        while Instant::now() < give_up {
-            // An executor can stall before its first task has run, and so before there is a ticker.
-            // Such a one is left to the end of the process.
-            let server = Server::builder().config(config.clone()).build().unwrap();
-            let (started, has_started) = bounded(1);
-            std::thread::spawn(move || drop(started.send(start(server, timers))));
-            if let Ok(running) = has_started.recv_timeout(Duration::from_secs(5)) {
-                let running = running.unwrap();
-                let Listen::Tcp(address) = running.addresses()[0] else {
-                    panic!("a TCP listener")
-                };
-                return (running, connect(address));
+        let server = Server::builder().config(config).build().unwrap();
+        let (started, has_started) = bounded(1);
+        std::thread::spawn(move || started.send(start(server, timers)));
+        let running = has_started.recv_timeout(Duration::from_secs(10)).ok()?;
+        let running = running.unwrap();
+        let Listen::Tcp(address) = running.addresses()[0] else {
+            panic!("a TCP listener")
+        };
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(10 * TICKER)).unwrap();
+        match tungstenite::client("ws://test/echo", stream) {
+            Ok((client, _)) => Some((running, client)),
+            Err(_) => {
+                std::mem::forget(running);
+                None
             }
         }
-        panic!("no executor started");
     }
 
-    /// Ends a server, whose executor may stall once more when the ticker has ended.
-    fn stop(running: Running) {
-        match running.stop(5000) {
-            Ok(()) | Err(StartError::DrainTimeout { .. }) => {}
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    fn connect(address: SocketAddr) -> WebSocket<TcpStream> {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        tungstenite::client("ws://test/echo", stream).unwrap().0
-    }
-
-    /// Sends a number and waits this long for its echo. Whether it came.
-    fn echoes(client: &mut WebSocket<TcpStream>, number: u64, patience: Duration) -> bool {
-        client.send(Message::text(number.to_string())).unwrap();
+    /// Whether the echo of a number comes within `patience`.
+    fn is_echoed(client: &mut WebSocket<TcpStream>, number: u64, patience: Duration) -> bool {
         client.get_ref().set_read_timeout(Some(patience)).unwrap();
-        is_echoed(client, number)
-    }
-
-    fn is_echoed(client: &mut WebSocket<TcpStream>, number: u64) -> bool {
         match client.read() {
             Ok(message) => {
                 assert_eq!(message, Message::text(number.to_string()));
@@ -445,45 +435,38 @@ mod tests {
         }
     }
 
-    /// A preempt timer this short often expires between the executor's look at its events and the
-    /// moment when it would run the tasks that they woke. Then it parks instead.
-    const TOO_SHORT: Duration = Duration::from_micros(20);
-
     /// Nothing but the ticker ends a stall: it lasts until the next tick, however far that is.
     #[test]
     fn a_stalled_executor_comes_back_with_the_ticker() {
-        let timers = ExecutorTimers {
-            preempt: TOO_SHORT,
-            ticker: Duration::from_secs(4),
-        };
-        let (running, mut client) = start_with(timers);
-        let started = Instant::now();
-        // A second is a thousand times what an echo takes, and nowhere near the next tick.
-        let stalled = (1..)
-            .take_while(|_| started.elapsed() < PATIENCE)
-            .find(|number| !echoes(&mut client, *number, Duration::from_secs(1)));
-        let number = stalled.expect("a stall: if this executor has none any more, drop the ticker");
-        client.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
-        assert!(is_echoed(&mut client, number), "the shard never came back");
-        drop(client);
-        stop(running);
-    }
-
-    #[test]
-    fn stalls_are_bounded_by_the_usual_ticker() {
-        let timers = ExecutorTimers {
-            preempt: TOO_SHORT,
-            ..ExecutorTimers::default()
-        };
-        let (running, mut client) = start_with(timers);
-        // Each may stall, more than once where the timer fires at its worst.
-        for number in 0..50 {
-            assert!(
-                echoes(&mut client, number, PATIENCE),
-                "a stall that never ended"
-            );
+        for preempt_us in TOO_SHORT_US {
+            let timers = ExecutorTimers {
+                preempt: Duration::from_micros(preempt_us),
+                ticker: TICKER,
+            };
+            let Some((running, mut client)) = start_with(timers) else {
+                continue;
+            };
+            // Dropping it would wait for a stalled executor for ever.
+            let running = std::mem::ManuallyDrop::new(running);
+            let started = Instant::now();
+            let stalled = (1..)
+                .take_while(|_| started.elapsed() < Duration::from_secs(20))
+                .find(|number| {
+                    client.send(Message::text(number.to_string())).unwrap();
+                    !is_echoed(&mut client, *number, STALL)
+                });
+            // At its worst such a timer swallows one tick after the other.
+            if let Some(number) = stalled
+                && is_echoed(&mut client, number, 10 * TICKER)
+            {
+                drop(client);
+                // It may stall once more when the ticker has ended.
+                match std::mem::ManuallyDrop::into_inner(running).stop(5000) {
+                    Ok(()) | Err(StartError::DrainTimeout { .. }) => return,
+                    Err(error) => panic!("{error}"),
+                }
+            }
         }
-        drop(client);
-        stop(running);
+        panic!("no stall that ended: if this executor has none any more, drop the ticker");
     }
 }

@@ -16,6 +16,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// eight system calls.
 const REACTOR_PASS: Duration = Duration::from_millis(4);
 
+/// Tasks that take turns to tick: what makes the executor park although a task is runnable can happen
+/// to a tick as well, and then that one's timer is spent.
+const TICKERS: u32 = 8;
+
 /// How long to wait for another shard to empty its inbox. Not busily: it may need this core.
 const RETRY: Wait = Wait::For {
     timeout_us: 200,
@@ -30,7 +34,7 @@ pub struct Waiting {
     /// Gather completions at least this long per wait, in microseconds; 0: take the first.
     pub min_wait_us: u32,
     /// The executor wakes at least this often, whatever happens: glommio 0.9 can park while a task
-    /// is runnable, and a timer is what brings it back. Bounds such a stall.
+    /// is runnable, and a timer is what brings it back. Bounds such a stall. (`TICKERS` says why several tasks do it.)
     pub ticker: Duration,
 }
 
@@ -82,11 +86,16 @@ fn wall_ms() -> u64 {
 /// When the ring is unusable.
 pub async fn run<H: Handler>(mut shard: Shard<Uring, H>, waiting: Waiting) -> io::Result<()> {
     let mut parker = Parker::new(&mut shard.ring)?;
-    let ticker = glommio::spawn_local(async move {
-        loop {
-            glommio::timer::sleep(waiting.ticker).await;
-        }
-    });
+    let tickers: Vec<_> = (1..=TICKERS)
+        .map(|ticks| {
+            glommio::spawn_local(async move {
+                glommio::timer::sleep(waiting.ticker * ticks).await;
+                loop {
+                    glommio::timer::sleep(waiting.ticker * TICKERS).await;
+                }
+            })
+        })
+        .collect();
     let mut clock = TurnClock::new();
     let mut passed_at = clock.now;
     let wait_us = waiting.wait_us.max(waiting.min_wait_us);
@@ -133,6 +142,8 @@ pub async fn run<H: Handler>(mut shard: Shard<Uring, H>, waiting: Waiting) -> io
             passed_at = clock.now;
         }
     }
-    ticker.cancel().await;
+    for ticker in tickers {
+        ticker.cancel().await;
+    }
     Ok(())
 }
