@@ -11,7 +11,7 @@ use ringwire::hub::home::{ChannelRef, Home, Interest};
 use ringwire::hub::local::{Local, Subscribed};
 use ringwire::hub::subscribers::Subscribers;
 use ringwire::hub::{Delivery, Publication};
-use ringwire::mesh::{BATCHES_PER_SHARD, Links, Mesh, Message};
+use ringwire::mesh::{Links, Mesh, Message};
 use ringwire::ring::{Payload, PayloadPool};
 use ringwire::session::Session;
 use ringwire::session::envelope;
@@ -52,13 +52,16 @@ fn deliver(offset: u64, publication: &Publication) -> Message {
     }
 }
 
+/// What may wait for another shard: the default.
+const PENDING_BYTES: usize = 64 << 20;
+
 /// The two ends of a mesh of two shards.
 fn meshes() -> [Mesh; 2] {
     let (links, inboxes) = Links::new(2);
     let mut meshes = inboxes
         .into_iter()
         .enumerate()
-        .map(|(shard, inbox)| Mesh::new(shard, Arc::clone(&links), inbox));
+        .map(|(shard, inbox)| Mesh::new(shard, Arc::clone(&links), inbox, PENDING_BYTES));
     std::array::from_fn(|_| meshes.next().expect("two inboxes"))
 }
 
@@ -79,7 +82,7 @@ fn mesh(c: &mut Criterion) {
                 from.flush(|to| {
                     black_box(to);
                 });
-                for message in to.receive().expect("a batch was sent") {
+                for message in to.receive().expect("a batch was sent").messages {
                     black_box(message);
                 }
             });
@@ -132,7 +135,7 @@ fn mesh(c: &mut Criterion) {
                     here.post(1, deliver(offset, &publication));
                 }
                 // A shard would turn to its sockets; here nothing else is to do.
-                while here.flush(|_| ()) > 0 && here.pending_bytes() > 64 * BATCHES_PER_SHARD {
+                while here.flush(|_| ()) > 0 && here.backlog(1).is_some() {
                     thread::yield_now();
                 }
             }
@@ -150,7 +153,7 @@ fn receive(mesh: &mut Mesh) -> Vec<Message> {
     let mut spins = 0_u32;
     loop {
         if let Some(batch) = mesh.receive() {
-            return batch;
+            return batch.messages;
         }
         spins += 1;
         if spins.is_multiple_of(1024) {
@@ -193,9 +196,9 @@ impl Room {
     /// Numbers a publication; what its interested shard gets.
     fn publish(&mut self, publication: Publication) -> (Interest, Delivery) {
         let mut sent = None;
-        let channel = ChannelRef::Number(self.number);
+        let channel = self.home.resolve(&ChannelRef::Number(self.number));
         self.home
-            .publish(&channel, publication, NOW_MS, |to, delivery| {
+            .publish(channel, publication, NOW_MS, |to, delivery| {
                 sent = Some((to, delivery));
             });
         sent.expect("this shard is interested")

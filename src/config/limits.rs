@@ -316,8 +316,7 @@ pub const MESH_PENDING_BYTES: Bound = Bound::new(
     64 * MIB,
     MIB,
     16 * GIB,
-    "what waits per shard while another shard is behind; beyond it, publishers are told to slow \
-     down. Must hold the largest message (client.message_bytes) with its envelope",
+    "what a stalled shard may cost in memory; beyond it, publishers are told to slow down. Must hold the largest message (client.message_bytes) with its envelope",
 );
 
 // ---- The ring --------------------------------------------------------------------------------

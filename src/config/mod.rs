@@ -115,8 +115,8 @@ pub struct ClientLimits {
     pub channels: usize,
     /// Length of a channel's name in bytes. Default 255.
     pub channel_name_bytes: usize,
-    /// Publishes that may wait for a full queue to another shard, in bytes per
-    /// shard. Default 64 MiB; at least `message_bytes` plus [`limits::ENVELOPE_BYTES`].
+    /// What may wait for a shard that is behind, in bytes: in its inbox, and as much again on each shard
+    /// that sends to it. Default 64 MiB; at least `message_bytes` plus [`limits::ENVELOPE_BYTES`].
     pub mesh_pending_bytes: usize,
 }
 

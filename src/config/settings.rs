@@ -347,8 +347,8 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Number(&limits::MESH_PENDING_BYTES),
         None,
         None,
-        "Publishes that may wait for another shard, per shard. At least \
-         client.message_bytes + 64 KiB: raised to that, with a note, when only one of the two is set.",
+        "What may wait for a shard that is behind: in its inbox, and as much again on each shard that \
+         sends to it. At least client.message_bytes + 64 KiB: raised to that, with a note, when only one of the two is set.",
     ),
     setting!(
         "ring.entries",

@@ -95,20 +95,33 @@ impl Home {
         self.queue_if_idle(key, now_ms);
     }
 
-    /// Numbers a publication. Calls `to` for every shard that has subscribers; returns the
-    /// publication's position, or `None` when the reference names no channel (the publisher's shard
-    /// gave up its interest meanwhile, which the order of its messages rules out).
+    /// The number of a channel that somebody wants to publish to.
+    pub fn resolve(&mut self, channel: &ChannelRef) -> u32 {
+        match channel {
+            ChannelRef::Number(key) => *key,
+            ChannelRef::Name(name) => self.find_or_insert(name),
+        }
+    }
+
+    /// The shards that have subscribers to a channel.
+    #[must_use]
+    pub fn interested(&self, key: u32) -> &[Interest] {
+        self.channels
+            .get(key)
+            .map_or(&[], |channel| &channel.interested)
+    }
+
+    /// Numbers a publication to the channel that [`Self::resolve`] found. Calls `to` for every shard
+    /// that has subscribers; returns the publication's position, or `None` when there is no such
+    /// channel (the publisher's shard gave up its interest meanwhile, which the order of its messages
+    /// rules out).
     pub fn publish(
         &mut self,
-        channel: &ChannelRef,
+        key: u32,
         publication: Publication,
         now_ms: u64,
         mut to: impl FnMut(Interest, Delivery),
     ) -> Option<Position> {
-        let key = match channel {
-            ChannelRef::Number(key) => *key,
-            ChannelRef::Name(name) => self.find_or_insert(name),
-        };
         let channel = self.channels.get_mut(key)?;
         channel.position.offset += 1;
         let position = channel.position;
@@ -234,15 +247,11 @@ mod tests {
 
     fn publish(home: &mut Home, name: &str, now_ms: u64) -> (Position, Vec<(u16, u64)>) {
         let mut sent = Vec::new();
+        let channel = home.resolve(&ChannelRef::Name(name.into()));
         let position = home
-            .publish(
-                &ChannelRef::Name(name.into()),
-                publication("1"),
-                now_ms,
-                |to, delivery| {
-                    sent.push((to.shard, delivery.offset));
-                },
-            )
+            .publish(channel, publication("1"), now_ms, |to, delivery| {
+                sent.push((to.shard, delivery.offset));
+            })
             .unwrap();
         (position, sent)
     }
@@ -259,14 +268,9 @@ mod tests {
         home.disinterest("c", 0, 1, 6);
         let mut sent = Vec::new();
         let second = home
-            .publish(
-                &ChannelRef::Number(key),
-                publication("2"),
-                7,
-                |to, delivery| {
-                    sent.push((to.shard, delivery.offset, delivery.timestamp_ms));
-                },
-            )
+            .publish(key, publication("2"), 7, |to, delivery| {
+                sent.push((to.shard, delivery.offset, delivery.timestamp_ms));
+            })
             .unwrap();
         assert_eq!(second.offset, 2);
         assert_eq!(sent, [(3, 2, 7)]);

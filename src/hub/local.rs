@@ -150,9 +150,22 @@ impl Local {
                 None => (channel.home, ChannelRef::Name(name.into())),
             }
         } else {
-            let home = home_of(name, self.seed, self.shards) as u16;
-            (home, ChannelRef::Name(name.into()))
+            (self.home_of(name), ChannelRef::Name(name.into()))
         }
+    }
+
+    /// The shard that a channel is at home on.
+    #[must_use]
+    pub fn home_of(&self, name: &str) -> u16 {
+        home_of(name, self.seed, self.shards) as u16
+    }
+
+    /// How many subscriptions of a connection to a channel wait for the home's answer.
+    #[must_use]
+    pub fn waits(&self, number: u32, key: u32) -> usize {
+        let waiting = self.channels.get(number).map(|channel| &channel.waiting);
+        let own = |waiting: &&Waiting| waiting.key == key;
+        waiting.map_or(0, |waiting| waiting.iter().filter(own).count())
     }
 
     /// Adds a subscriber that is not subscribed yet. The caller has delivered the channel's pending
@@ -175,7 +188,7 @@ impl Local {
                 }
             };
         }
-        let home = home_of(name, self.seed, self.shards) as u16;
+        let home = self.home_of(name);
         let serial = self.next_serial;
         self.next_serial = self.next_serial.wrapping_add(1);
         let number = self.channels.insert(

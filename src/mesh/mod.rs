@@ -2,7 +2,8 @@
 //!
 //! On the way of a message: what one turn produced for another shard leaves as one immutable
 //! [`Batch`] over a bounded lock-free channel. Nothing here waits: a full channel means that the
-//! batch grows until the next turn, up to a bound that publishers are told about.
+//! batch grows until the next turn, up to a bound that publishers are told about. So what can wait
+//! for a stalled shard is bounded: once in its inbox, and once more on each shard that sends to it.
 
 use crate::hub::home::{ChannelRef, Interest};
 use crate::hub::{Delivery, Position, Publication};
@@ -87,6 +88,13 @@ pub enum Message {
         /// The position it got.
         position: Position,
     },
+    /// From a home: a publish was not taken, because a shard with subscribers does not keep up.
+    Refused {
+        /// Whose.
+        receipt: Receipt,
+        /// What waits for that shard.
+        pending_bytes: usize,
+    },
     /// A connection is about to arrive: where it comes from.
     HandOver {
         /// Sender and number of the handing over.
@@ -108,20 +116,63 @@ pub enum Message {
 }
 
 impl Message {
-    /// Bytes that the message keeps in memory beyond its own size, roughly.
+    /// Bytes that the message keeps in memory. What shards share counts for each of them.
     fn weight(&self) -> usize {
-        match self {
-            Self::Publish { publication, .. } => publication.data.len() + publication.meta.len(),
-            Self::Deliver { delivery, .. } => delivery.publication.data.len(),
-            _ => 0,
-        }
+        let tag = |receipt: &Receipt| receipt.tag.as_ref().map_or(0, Bytes::len);
+        let publication =
+            |publication: &Publication| publication.data.len() + publication.meta.len();
+        size_of::<Self>()
+            + match self {
+                Self::Interest { name, .. } | Self::Disinterest { name, .. } => name.len(),
+                Self::Publish {
+                    channel,
+                    publication: published,
+                    receipt,
+                } => {
+                    let name = match channel {
+                        ChannelRef::Number(_) => 0,
+                        ChannelRef::Name(name) => name.len(),
+                    };
+                    name + publication(published) + tag(receipt)
+                }
+                Self::Deliver { delivery, .. } => publication(&delivery.publication),
+                Self::Published { receipt, .. } | Self::Refused { receipt, .. } => tag(receipt),
+                _ => 0,
+            }
     }
 }
 
 /// What one turn of a shard has to say to another one.
-pub type Batch = Vec<Message>;
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// In the order in which it was said.
+    pub messages: Vec<Message>,
+    /// Bytes that they keep in memory.
+    bytes: usize,
+}
 
-/// Connections of one shard, in a cache line of its own.
+impl Batch {
+    fn push(&mut self, message: Message) {
+        self.bytes += message.weight();
+        self.messages.push(message);
+    }
+
+    /// Whether nothing was said.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+}
+
+impl From<Message> for Batch {
+    fn from(message: Message) -> Self {
+        let mut batch = Self::default();
+        batch.push(message);
+        batch
+    }
+}
+
+/// How much one shard has to do, in a cache line of its own.
 #[derive(Default)]
 #[repr(align(128))]
 pub struct Load {
@@ -129,6 +180,8 @@ pub struct Load {
     /// Places of its table that are taken or promised: to connections until their entry goes, to
     /// accepts in flight, and to connections that other shards are handing over.
     places: AtomicUsize,
+    /// Bytes that wait in its inbox.
+    inbox_bytes: AtomicUsize,
 }
 
 /// What all shards of a server share: how to reach each other, and how many connections each has.
@@ -157,7 +210,30 @@ impl Links {
     /// # Errors
     /// When the shard has ended.
     pub fn send_from_outside(&self, to: usize, message: Message) -> Result<(), ShardGone> {
-        self.senders[to].send(vec![message]).map_err(|_| ShardGone)
+        let batch = Batch::from(message);
+        self.announce(to, batch.bytes);
+        self.senders[to].send(batch).map_err(|_| ShardGone)
+    }
+
+    /// Counts bytes before they are put into an inbox, so that the receiver never takes out more than
+    /// was counted.
+    fn announce(&self, to: usize, bytes: usize) {
+        self.loads[to]
+            .inbox_bytes
+            .fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts bytes that were taken out, or not put in after all.
+    fn settle(&self, to: usize, bytes: usize) {
+        self.loads[to]
+            .inbox_bytes
+            .fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that wait in the inbox of `shard`.
+    #[must_use]
+    pub fn inbox_bytes(&self, shard: usize) -> usize {
+        self.loads[shard].inbox_bytes.load(Ordering::Relaxed)
     }
 
     /// Connections that `shard` has or is about to get.
@@ -237,22 +313,28 @@ pub struct Mesh {
     shard: usize,
     links: Arc<Links>,
     inbox: Receiver<Batch>,
+    /// Per target. Anything is left in it across a turn only where the inbox is full.
     outgoing: Vec<Batch>,
-    /// Bytes in `outgoing`, per target: more than 0 across a turn only where the inbox is full.
-    pending_bytes: Vec<usize>,
+    limit_bytes: usize,
 }
 
 impl Mesh {
-    /// The end of `shard`.
+    /// The end of `shard`. `limit_bytes` is what may wait in the inbox of a shard, and then once more
+    /// here, before [`Self::backlog`] tells publishers to wait.
     #[must_use]
-    pub fn new(shard: usize, links: Arc<Links>, inbox: Receiver<Batch>) -> Self {
+    pub fn new(
+        shard: usize,
+        links: Arc<Links>,
+        inbox: Receiver<Batch>,
+        limit_bytes: usize,
+    ) -> Self {
         let shards = links.shards();
         Self {
             shard,
             links,
             inbox,
-            outgoing: (0..shards).map(|_| Vec::new()).collect(),
-            pending_bytes: vec![0; shards],
+            outgoing: (0..shards).map(|_| Batch::default()).collect(),
+            limit_bytes,
         }
     }
 
@@ -264,21 +346,35 @@ impl Mesh {
 
     /// Adds to the batch for `to` (which may be this shard itself: it takes it in the same turn).
     pub fn post(&mut self, to: u16, message: Message) {
-        self.pending_bytes[to as usize] += message.weight();
         self.outgoing[to as usize].push(message);
     }
 
     /// Sends a message at once, ahead of the batch. Returns whether the inbox had room.
     pub fn post_now(&mut self, to: u16, message: Message) -> bool {
-        self.links.senders[to as usize]
-            .try_send(vec![message])
-            .is_ok()
+        self.put(to as usize, message.into()).is_ok()
     }
 
-    /// Bytes that wait for shards whose inbox is full.
+    /// Puts a batch into an inbox.
+    fn put(&mut self, to: usize, batch: Batch) -> Result<(), TrySendError<Batch>> {
+        let bytes = batch.bytes;
+        self.links.announce(to, bytes);
+        self.links.senders[to]
+            .try_send(batch)
+            .inspect_err(|_| self.links.settle(to, bytes))
+    }
+
+    /// Bytes that wait here for `to`, when they are more than the limit: nothing that can be refused
+    /// should be added.
+    #[must_use]
+    pub fn backlog(&self, to: u16) -> Option<usize> {
+        let bytes = self.outgoing[to as usize].bytes;
+        (bytes > self.limit_bytes).then_some(bytes)
+    }
+
+    /// Bytes that wait here for other shards.
     #[must_use]
     pub fn pending_bytes(&self) -> usize {
-        self.pending_bytes.iter().sum()
+        self.outgoing.iter().map(|batch| batch.bytes).sum()
     }
 
     /// Whether this shard has something to say to itself.
@@ -289,7 +385,6 @@ impl Mesh {
 
     /// What this shard had to say to itself.
     pub fn take_own(&mut self) -> Batch {
-        self.pending_bytes[self.shard] = 0;
         std::mem::take(&mut self.outgoing[self.shard])
     }
 
@@ -301,17 +396,21 @@ impl Mesh {
             if to == self.shard || self.outgoing[to].is_empty() {
                 continue;
             }
-            match self.links.senders[to].try_send(std::mem::take(&mut self.outgoing[to])) {
-                Ok(()) => {
-                    self.pending_bytes[to] = 0;
-                    sent(to);
-                }
+            // Whoever has an empty inbox gets its batch, however large.
+            let waiting = self.links.inbox_bytes(to);
+            if waiting > 0 && waiting + self.outgoing[to].bytes > self.limit_bytes {
+                kept += 1;
+                continue;
+            }
+            let batch = std::mem::take(&mut self.outgoing[to]);
+            match self.put(to, batch) {
+                Ok(()) => sent(to),
                 Err(TrySendError::Full(batch)) => {
                     self.outgoing[to] = batch;
                     kept += 1;
                 }
                 // The shard has ended: the server is going down, nobody is left to tell.
-                Err(TrySendError::Disconnected(_)) => self.pending_bytes[to] = 0,
+                Err(TrySendError::Disconnected(_)) => {}
             }
         }
         kept
@@ -319,7 +418,9 @@ impl Mesh {
 
     /// The next batch from another shard.
     pub fn receive(&mut self) -> Option<Batch> {
-        self.inbox.try_recv().ok()
+        let batch = self.inbox.try_recv().ok()?;
+        self.links.settle(self.shard, batch.bytes);
+        Some(batch)
     }
 
     /// Batches that wait.
@@ -355,6 +456,7 @@ mod tests {
 
     fn serials(batch: &Batch) -> Vec<u32> {
         batch
+            .messages
             .iter()
             .map(|message| match message {
                 Message::Disinterest { serial, .. } => *serial,
@@ -366,8 +468,8 @@ mod tests {
     #[test]
     fn a_full_inbox_keeps_order_and_loses_nothing() {
         let (links, mut inboxes) = Links::new(2);
-        let mut to = Mesh::new(1, Arc::clone(&links), inboxes.pop().unwrap());
-        let mut from = Mesh::new(0, links, inboxes.pop().unwrap());
+        let mut to = Mesh::new(1, Arc::clone(&links), inboxes.pop().unwrap(), usize::MAX);
+        let mut from = Mesh::new(0, links, inboxes.pop().unwrap(), usize::MAX);
         let mut woken = 0;
         for serial in 0..BATCHES_PER_SHARD as u32 + 10 {
             from.post(1, disinterest(serial));
@@ -384,12 +486,8 @@ mod tests {
         assert!(to.is_idle());
     }
 
-    #[test]
-    fn pending_bytes_count_what_waits() {
-        let (links, mut inboxes) = Links::new(2);
-        let _to = inboxes.pop().unwrap();
-        let mut from = Mesh::new(0, links, inboxes.pop().unwrap());
-        let publish = || Message::Publish {
+    fn publish() -> Message {
+        Message::Publish {
             channel: ChannelRef::Number(0),
             publication: Publication {
                 meta: Bytes::new(),
@@ -402,19 +500,61 @@ mod tests {
                 tag: None,
                 echo: true,
             },
-        };
+        }
+    }
+
+    #[test]
+    fn pending_bytes_count_what_waits() {
+        let (links, mut inboxes) = Links::new(2);
+        let _to = inboxes.pop().unwrap();
+        let mut from = Mesh::new(0, links, inboxes.pop().unwrap(), usize::MAX);
+        let weight = publish().weight();
+        assert!((1000..1300).contains(&weight), "{weight}");
         from.post(1, publish());
-        assert_eq!(from.pending_bytes(), 1000);
+        assert_eq!(from.pending_bytes(), weight);
         from.flush(|_| ());
         assert_eq!(from.pending_bytes(), 0);
         for _ in 0..BATCHES_PER_SHARD {
             from.post(1, publish());
             from.flush(|_| ());
         }
-        assert_eq!(from.pending_bytes(), 1000);
+        assert_eq!(from.pending_bytes(), weight);
+        assert_eq!(from.links().inbox_bytes(1), BATCHES_PER_SHARD * weight);
         assert!(!from.post_now(1, disinterest(0)));
+        assert_eq!(from.links().inbox_bytes(1), BATCHES_PER_SHARD * weight);
         from.post(0, disinterest(1));
         assert_eq!(serials(&from.take_own()), [1]);
+    }
+
+    #[test]
+    fn what_waits_for_a_stalled_shard_is_bounded_in_bytes() {
+        const LIMIT_BYTES: usize = 10_000;
+        let (links, mut inboxes) = Links::new(2);
+        let mut to = Mesh::new(1, Arc::clone(&links), inboxes.pop().unwrap(), LIMIT_BYTES);
+        let mut from = Mesh::new(0, links, inboxes.pop().unwrap(), LIMIT_BYTES);
+        let mut accepted = 0;
+        while from.backlog(1).is_none() {
+            from.post(1, publish());
+            from.flush(|_| ());
+            accepted += 1;
+        }
+        let weight = publish().weight();
+        let waiting = from.links().inbox_bytes(1) + from.pending_bytes();
+        assert_eq!(waiting, accepted * weight);
+        assert!(waiting <= 2 * LIMIT_BYTES + weight, "{waiting}");
+        // All of it arrives once the shard goes on, the last part although it is more than the limit.
+        let mut arrived = 0;
+        loop {
+            while let Some(batch) = to.receive() {
+                arrived += batch.messages.len();
+            }
+            if from.pending_bytes() == 0 {
+                break;
+            }
+            assert_eq!(from.flush(|_| ()), 0);
+        }
+        assert_eq!(arrived, accepted);
+        assert_eq!(from.links().inbox_bytes(1), 0);
     }
 
     #[test]

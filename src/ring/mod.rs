@@ -151,7 +151,8 @@ pub trait Ring {
 
     /// Installs the socket of `slot` in the table of ring `to` (`MSG_RING`, `SEND_FD`); a completion
     /// with the token `arrival` and the new slot as its result appears there. `token` completes here;
-    /// the own slot stays open until it is closed.
+    /// the own slot stays open until it is closed. After an error it is not installed there, but for
+    /// `-EOVERFLOW`: it is, and nobody is told where (the kernel was short of memory).
     fn hand_over(&mut self, slot: Slot, to: usize, arrival: Token, token: Token);
 
     /// Posts a completion with [`Op::Wake`] to ring `to`, so that it stops waiting.
@@ -193,7 +194,8 @@ pub trait Ring {
 /// The error numbers that completions carry (negated) and shards tell apart.
 pub mod errno {
     pub use libc::{
-        EAGAIN, ECANCELED, ECONNRESET, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPIPE, ETIMEDOUT,
+        EAGAIN, ECANCELED, ECONNABORTED, ECONNRESET, EINTR, ENOBUFS, EOVERFLOW, EPERM, EPIPE,
+        EPROTO, ETIMEDOUT,
     };
 }
 

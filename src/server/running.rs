@@ -135,7 +135,12 @@ pub(super) fn start<H: Handler>(
             parts: ShardParts {
                 index: index as u16,
                 settings: Settings::new(&config),
-                mesh: Mesh::new(index, Arc::clone(&links), inbox),
+                mesh: Mesh::new(
+                    index,
+                    Arc::clone(&links),
+                    inbox,
+                    config.client.mesh_pending_bytes,
+                ),
                 seed,
                 random: random()?,
                 counters: own_counters,
@@ -405,7 +410,7 @@ mod tests {
         config.ring.wait_us = 0;
         let server = Server::builder().config(config).build().unwrap();
         let (started, has_started) = bounded(1);
-        std::thread::spawn(move || started.send(start(server, timers)));
+        std::thread::spawn(move || drop(started.send(start(server, timers))));
         let running = has_started.recv_timeout(Duration::from_secs(10)).ok()?;
         let running = running.unwrap();
         let Listen::Tcp(address) = running.addresses()[0] else {

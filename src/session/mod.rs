@@ -153,7 +153,7 @@ impl Session {
         let code = match refusal {
             Refusal::Closed => return,
             Refusal::TooManyChannels { .. } => "too_many_channels",
-            Refusal::Busy { .. } => "busy",
+            Refusal::Unanswered { .. } | Refusal::Busy { .. } => "busy",
         };
         self.answer(context, from, |out| {
             write_error(out, code, &refusal.to_string(), id)
@@ -298,6 +298,17 @@ impl Handler for Session {
             write_integer(out, position.offset);
             out.extend_from_slice(b"}}");
         });
+    }
+
+    fn refused(
+        &mut self,
+        context: &mut Context<'_>,
+        connection: ConnectionId,
+        refusal: Refusal,
+        tag: Option<&Bytes>,
+    ) {
+        let id = tag.and_then(|tag| std::str::from_utf8(tag).ok());
+        self.refuse(context, connection, refusal, id);
     }
 
     fn encode(&mut self, message: &Published<'_>, payload: &mut Vec<u8>) -> Kind {

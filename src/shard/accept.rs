@@ -164,13 +164,13 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             error => {
                 counters.accept_errors.add(1);
                 self.give_place();
-                // Short of descriptors or memory: trying again at once would only spin.
-                if matches!(
+                // A connection that failed before it was accepted (accept(2)) says nothing about the next
+                // one. After anything else, a shortage for instance, trying again at once would spin.
+                let next_may_do = matches!(
                     -error,
-                    errno::EMFILE | errno::ENFILE | errno::ENOBUFS | errno::ENOMEM
-                ) {
-                    self.accepting.backing_off = true;
-                }
+                    errno::ECONNABORTED | errno::EINTR | errno::EPROTO | errno::EPERM
+                );
+                self.accepting.backing_off |= !next_may_do;
                 tracing::debug!(shard = self.core.shard, errno = -error, "accept failed");
             }
         }
@@ -272,6 +272,19 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             connection.flags.set(Flags::LEAVING);
             self.core.counters.handed_over.add(1);
             self.kill(key);
+        } else if completion.result == -errno::EOVERFLOW {
+            // It is in the other table, where nobody knows of it: that place is lost. (The kernel had no
+            // memory for a completion.) All that can be done is to tell the peer.
+            tracing::warn!(
+                shard = self.core.shard,
+                to,
+                "a connection was lost on its way to another shard: the kernel is out of memory"
+            );
+            links.left(to as usize);
+            self.core.counters.hand_over_errors.add(1);
+            let from = (self.core.shard, number);
+            self.core.mesh.post(to, Message::HandOverFailed { from });
+            self.abandon(key);
         } else {
             tracing::debug!(
                 shard = self.core.shard,

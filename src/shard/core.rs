@@ -17,6 +17,12 @@ use slab::Slab;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+/// The key of no connection: whoever publishes on behalf of none.
+const NOBODY: u32 = u32::MAX;
+
+/// Subscriptions of one connection to one channel that may wait for the home's answer at once.
+const MAX_WAITING: usize = 16;
+
 /// Who began a close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseBy {
@@ -59,8 +65,6 @@ pub struct Settings {
     /// See [`crate::config::ClientLimits`].
     pub channels: usize,
     /// See [`crate::config::ClientLimits`].
-    pub mesh_pending_bytes: usize,
-    /// See [`crate::config::ClientLimits`].
     pub head_bytes: usize,
     /// See [`crate::config::ClientLimits`].
     pub head_lines: usize,
@@ -91,6 +95,12 @@ pub(super) enum Event {
         connection: ConnectionId,
         position: Position,
         tag: Bytes,
+    },
+    /// A publish was refused on its way.
+    Refused {
+        connection: ConnectionId,
+        refusal: Refusal,
+        tag: Option<Bytes>,
     },
     /// A connection ended.
     Closed {
@@ -204,6 +214,12 @@ impl Core {
             .filter(|connection| connection.generation == id.generation)
     }
 
+    /// Whether a connection is subscribed, or waits to be, to the channel of this number.
+    pub(super) fn has_channel(&mut self, id: ConnectionId, channel: u32) -> bool {
+        self.get(id)
+            .is_some_and(|connection| connection.channels.binary_search(&channel).is_ok())
+    }
+
     pub(super) fn is_open(&mut self, id: ConnectionId) -> bool {
         self.get(id).is_some_and(|connection| connection.is_open())
     }
@@ -228,6 +244,9 @@ impl Core {
         if let Some(channel) = known
             && connection.channels.binary_search(&channel).is_ok()
         {
+            if self.local.waits(channel, id.key) >= MAX_WAITING {
+                return Err(Refusal::Unanswered { limit: MAX_WAITING });
+            }
             if let Some(position) = self.local.position_for(channel, id.key, tag.clone()) {
                 self.confirm(id, channel, position, tag);
             }
@@ -235,6 +254,11 @@ impl Core {
         }
         if connection.channels.len() >= limit {
             return Err(Refusal::TooManyChannels { limit });
+        }
+        if known.is_none()
+            && let Some(pending_bytes) = self.mesh.backlog(self.local.home_of(name))
+        {
+            return Err(Refusal::Busy { pending_bytes });
         }
         let (channel, outcome) = self.local.subscribe(name, id.key, tag.clone());
         let connection = self.get(id).ok_or(Refusal::Closed)?;
@@ -281,6 +305,23 @@ impl Core {
             return false;
         };
         connection.channels.remove(at);
+        // Confirmed, but the handler has not heard of it yet.
+        for event in &mut self.events {
+            if let Event::Subscribed {
+                connection,
+                channel: confirmed,
+                tag,
+                ..
+            } = event
+                && (*connection, *confirmed) == (id, channel)
+            {
+                *event = Event::Abandoned {
+                    connection: id,
+                    channel: name.into(),
+                    tag: std::mem::take(tag),
+                };
+            }
+        }
         for tag in self.local.abandon(channel, id.key) {
             self.events.push_back(Event::Abandoned {
                 connection: id,
@@ -336,7 +377,7 @@ impl Core {
         // Nobody is to be told of it, and nobody is excluded, so no connection is looked up.
         let receipt = Receipt {
             shard: self.shard,
-            key: 0,
+            key: NOBODY,
             generation: 0,
             tag: None,
             echo: true,
@@ -350,12 +391,11 @@ impl Core {
         publication: Publication,
         receipt: Receipt,
     ) -> Result<(), Refusal> {
-        let pending_bytes = self.mesh.pending_bytes();
-        if pending_bytes > self.settings.mesh_pending_bytes {
+        let (home, channel) = self.local.route(channel);
+        if let Some(pending_bytes) = self.mesh.backlog(home) {
             self.counters.publishes_refused.add(1);
             return Err(Refusal::Busy { pending_bytes });
         }
-        let (home, channel) = self.local.route(channel);
         self.counters.publishes.add(1);
         self.mesh.post(
             home,

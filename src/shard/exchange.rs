@@ -3,7 +3,7 @@
 use super::accept::Origin;
 use super::connection::ConnectionId;
 use super::core::{Core, Event};
-use super::handler::{Handler, Kind, Published};
+use super::handler::{Handler, Kind, Published, Refusal};
 use super::outbox::MAX_SEND_BYTES;
 use super::{Shard, run_events};
 use crate::hub::Delivery;
@@ -12,6 +12,14 @@ use crate::hub::local::Excluded;
 use crate::mesh::{Batch, Message, Receipt};
 use crate::ring::Ring;
 use crate::wire::frame;
+
+fn publisher(receipt: &Receipt) -> ConnectionId {
+    ConnectionId {
+        shard: receipt.shard,
+        key: receipt.key,
+        generation: receipt.generation,
+    }
+}
 
 /// Rounds of messages to itself that one turn takes at most; what is left waits for the next turn.
 /// A publish needs three: to the home, to the subscribers, acknowledgement.
@@ -42,7 +50,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     fn take(&mut self, batch: Batch) {
-        for message in batch {
+        for message in batch.messages {
             match message {
                 Message::Deliver {
                     channel,
@@ -82,12 +90,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                     run_events(&mut self.handler, &mut self.core);
                 }
                 Message::Published { receipt, position } => {
+                    let connection = publisher(&receipt);
                     if let Some(tag) = receipt.tag {
-                        let connection = ConnectionId {
-                            shard: receipt.shard,
-                            key: receipt.key,
-                            generation: receipt.generation,
-                        };
                         self.core.events.push_back(Event::Published {
                             connection,
                             position,
@@ -95,6 +99,17 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                         });
                         run_events(&mut self.handler, &mut self.core);
                     }
+                }
+                Message::Refused {
+                    receipt,
+                    pending_bytes,
+                } => {
+                    self.core.events.push_back(Event::Refused {
+                        connection: publisher(&receipt),
+                        refusal: Refusal::Busy { pending_bytes },
+                        tag: receipt.tag,
+                    });
+                    run_events(&mut self.handler, &mut self.core);
                 }
                 other => self.core.at_home(other),
             }
@@ -174,8 +189,26 @@ impl Core {
                 receipt,
             } => {
                 let Self {
-                    home, mesh, clock, ..
+                    home,
+                    mesh,
+                    clock,
+                    counters,
+                    ..
                 } = self;
+                let channel = home.resolve(&channel);
+                // Before it has a number: afterwards it could not be left out.
+                let mut full = home.interested(channel).iter();
+                if let Some(pending_bytes) = full.find_map(|to| mesh.backlog(to.shard)) {
+                    counters.publishes_refused.add(1);
+                    mesh.post(
+                        receipt.shard,
+                        Message::Refused {
+                            receipt,
+                            pending_bytes,
+                        },
+                    );
+                    return;
+                }
                 let Receipt {
                     shard,
                     key,
@@ -184,7 +217,7 @@ impl Core {
                     ..
                 } = receipt;
                 let position = home.publish(
-                    &channel,
+                    channel,
                     publication,
                     clock.elapsed_ms,
                     |to, mut delivery| {

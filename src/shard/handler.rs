@@ -108,8 +108,8 @@ pub trait Handler: 'static {
         let _ = (context, connection, channel, position, tag);
     }
 
-    /// A subscription that was asked for was given up by [`Context::unsubscribe`] before it was in
-    /// force: [`Handler::subscribed`] will not be called with this tag.
+    /// A subscription that was asked for was given up by [`Context::unsubscribe`] before
+    /// [`Handler::subscribed`] was called for it, which will not happen any more.
     fn abandoned(
         &mut self,
         context: &mut Context<'_>,
@@ -129,6 +129,18 @@ pub trait Handler: 'static {
         tag: &Bytes,
     ) {
         let _ = (context, connection, position, tag);
+    }
+
+    /// A publish that [`Context::publish`] took was refused on its way: a shard with subscribers does
+    /// not keep up. Nobody got it. `tag` is that of the publish, if it had one.
+    fn refused(
+        &mut self,
+        context: &mut Context<'_>,
+        connection: ConnectionId,
+        refusal: Refusal,
+        tag: Option<&Bytes>,
+    ) {
+        let _ = (context, connection, refusal, tag);
     }
 
     /// Writes a published message as this shard's subscribers get it: the payload of one frame.
@@ -180,6 +192,12 @@ pub enum Refusal {
     /// The connection is subscribed to as many channels as allowed.
     #[error("already subscribed to {limit} channels, the most a connection may have")]
     TooManyChannels {
+        /// The bound.
+        limit: usize,
+    },
+    /// The connection has asked for this subscription before, and the answers are still awaited.
+    #[error("{limit} subscriptions to this channel wait for their answer, the most allowed")]
+    Unanswered {
         /// The bound.
         limit: usize,
     },
@@ -237,7 +255,8 @@ impl Context<'_> {
     /// the tag given here; also when it was subscribed already.
     ///
     /// # Errors
-    /// When the connection is gone or has too many channels.
+    /// When the connection is gone or has too many channels, or the channel's home shard does not keep
+    /// up.
     pub fn subscribe(
         &mut self,
         connection: ConnectionId,

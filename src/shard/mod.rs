@@ -82,7 +82,6 @@ impl Settings {
             write_ms: config.timeouts.write_ms,
             outbox_bytes: config.client.outbox_bytes,
             channels: config.client.channels,
-            mesh_pending_bytes: config.client.mesh_pending_bytes,
             head_bytes: config.client.head_bytes,
             head_lines: config.client.head_lines,
             buffers: u32::from(config.ring.buffers),
@@ -258,12 +257,20 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Ends a connection: what it had is let go, what is in flight cancelled, the socket closed. The
     /// entry stays until its last completion.
     fn kill(&mut self, key: u32) {
+        if self.end(key) {
+            let tell = self.ring.closes_late();
+            self.close(key, tell);
+        }
+    }
+
+    /// Lets go of all that a connection had but its socket. Returns whether it was alive.
+    fn end(&mut self, key: u32) -> bool {
         let core = &mut self.core;
         let Some(connection) = core.connections.get_mut(key as usize) else {
-            return;
+            return false;
         };
         if connection.phase == Phase::Dead {
-            return;
+            return false;
         }
         debug_assert!(!connection.is_open(), "the application hears first");
         connection.phase = Phase::Dead;
@@ -271,7 +278,13 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         connection.carry = None;
         connection.rare = None;
         core.mesh.links().left(core.shard as usize);
-        self.close(key);
+        true
+    }
+
+    /// Ends a connection whose socket is also in a table where nothing can close it.
+    fn abandon(&mut self, key: u32) {
+        self.end(key);
+        self.close(key, true);
     }
 
     /// A shutdown finished.
@@ -279,13 +292,15 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         if let Some(connection) = self.core.connections.get_mut(key as usize) {
             connection.flags.clear(Flags::SHUTTING);
             if connection.phase == Phase::Dead {
-                self.close(key);
+                let tell = self.ring.closes_late();
+                self.close(key, tell);
             }
         }
     }
 
-    /// Closes the socket of a dead connection as soon as nothing else needs its slot.
-    fn close(&mut self, key: u32) {
+    /// Closes the socket of a dead connection as soon as nothing else needs its slot. `tell`: the close
+    /// alone would not tell the peer.
+    fn close(&mut self, key: u32, tell: bool) {
         let Some(connection) = self.core.connections.get_mut(key as usize) else {
             return;
         };
@@ -293,7 +308,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             return;
         }
         let (slot, generation) = (connection.slot, connection.generation);
-        if self.ring.closes_late() && !connection.flags.any(Flags::LEAVING) {
+        if tell && !connection.flags.any(Flags::LEAVING) {
             connection.flags.set(Flags::SHUTTING | Flags::LEAVING);
             connection.in_flight += 1;
             let token = Token::new(Op::Shutdown, key, generation);
@@ -351,6 +366,10 @@ fn run_events<H: Handler>(handler: &mut H, core: &mut Core) {
                 position,
                 tag,
             } => {
+                // Whose connection has ended meanwhile hears of that; its number may be another's now.
+                if !core.has_channel(connection, channel) {
+                    continue;
+                }
                 let Some((name, _)) = core.local.channel_mut(channel) else {
                     continue;
                 };
@@ -371,6 +390,11 @@ fn run_events<H: Handler>(handler: &mut H, core: &mut Core) {
                 position,
                 tag,
             } => handler.published(&mut Context { core }, connection, position, &tag),
+            Event::Refused {
+                connection,
+                refusal,
+                tag,
+            } => handler.refused(&mut Context { core }, connection, refusal, tag.as_ref()),
             Event::Closed { connection, closed } => {
                 handler.close(&mut Context { core }, connection, &closed);
             }

@@ -9,6 +9,8 @@
 mod client;
 mod hearing;
 mod oracle;
+mod peer;
+mod pressure;
 mod rules;
 mod server;
 

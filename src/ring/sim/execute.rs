@@ -393,7 +393,19 @@ impl World {
     fn hand_over(&mut self, ring: usize, slot: Slot, to: usize, arrival: Token, token: Token) {
         let socket = self.in_slot(ring, slot, token);
         let result = if self.random.chance(self.faults.hand_over_errors) {
-            -*self.random.pick(&[libc::ENOMEM, libc::EOVERFLOW])
+            // Rarely, or no table would have places left.
+            let error = if self.random.chance(10) {
+                libc::EOVERFLOW
+            } else {
+                libc::ENOMEM
+            };
+            if error == libc::EOVERFLOW
+                && let Some(lost) = self.install(to, socket)
+            {
+                self.rings[to].lost.push(lost);
+                self.sockets[socket.0].faulted = true;
+            }
+            -error
         } else {
             match self.install(to, socket) {
                 Some(new) => {

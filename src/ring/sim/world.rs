@@ -119,6 +119,8 @@ pub(super) struct RingState {
     pub(super) listening: bool,
     pub(super) queue: VecDeque<Request>,
     pub(super) ready: Vec<Ready>,
+    /// Places that a failed handing over has taken for good.
+    pub(super) lost: Vec<Slot>,
     /// Accepts that wait for a connection.
     pub(super) accepts: VecDeque<(u16, Token)>,
     /// Shutdowns that have not found their slot yet.
@@ -220,6 +222,7 @@ impl World {
             listening: true,
             queue: VecDeque::new(),
             ready: Vec::new(),
+            lost: Vec::new(),
             accepts: VecDeque::new(),
             shutdowns: Vec::new(),
             accepting: 0,
@@ -274,6 +277,11 @@ impl World {
                 .any(|ready| self.hold.is_none() || ready.completion.token.op() != self.hold)
     }
 
+    /// Places of a ring's table that nobody can use or free any more.
+    pub(crate) fn lost_places(&self, ring: usize) -> usize {
+        self.rings[ring].lost.len()
+    }
+
     pub(crate) fn is_parked(&self, ring: usize) -> bool {
         self.rings[ring].parked
     }
@@ -300,7 +308,8 @@ impl World {
             }
         }
         for (slot, place) in state.table.iter().enumerate() {
-            if let Some(Place { socket, owner }) = place {
+            let is_lost = state.lost.contains(&Slot(slot as u32));
+            if let (Some(Place { socket, owner }), false) = (place, is_lost) {
                 let socket = &self.sockets[socket.0];
                 left.push(format!(
                     "slot {slot} in use by {owner:?} (polls {}, sends {})",

@@ -410,9 +410,8 @@ impl Client {
             }
             25..35 => {
                 let expected = if self.member.remove(&channel) {
-                    // A subscription that was not confirmed yet never will be.
                     for pending in &mut self.pending {
-                        pending.optional |=
+                        pending.may_be_abandoned |=
                             pending.expected == Expected::Subscribed(channel.clone());
                     }
                     Expected::Unsubscribed(channel)

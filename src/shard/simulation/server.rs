@@ -2,7 +2,9 @@
 
 use super::super::connection::{ConnectionId, Ms};
 use super::super::core::{Clock, Settings};
-use super::super::handler::{Accept, Closed, Context, Endpoint, Handler, Kind, Message, Published};
+use super::super::handler::{
+    Accept, Closed, Context, Endpoint, Handler, Kind, Message, Published, Refusal,
+};
 use super::super::{Shard, ShardParts};
 use crate::config::Config;
 use crate::hub::Position;
@@ -148,6 +150,16 @@ impl Handler for Spy {
             .subscribed(context, connection, channel, position, tag);
     }
 
+    fn abandoned(
+        &mut self,
+        context: &mut Context<'_>,
+        connection: ConnectionId,
+        channel: &str,
+        tag: &Bytes,
+    ) {
+        self.inner.abandoned(context, connection, channel, tag);
+    }
+
     fn published(
         &mut self,
         context: &mut Context<'_>,
@@ -156,6 +168,16 @@ impl Handler for Spy {
         tag: &Bytes,
     ) {
         self.inner.published(context, connection, position, tag);
+    }
+
+    fn refused(
+        &mut self,
+        context: &mut Context<'_>,
+        connection: ConnectionId,
+        refusal: Refusal,
+        tag: Option<&Bytes>,
+    ) {
+        self.inner.refused(context, connection, refusal, tag);
     }
 
     fn encode(&mut self, message: &Published<'_>, payload: &mut Vec<u8>) -> Kind {
@@ -211,7 +233,12 @@ impl Server {
                 let parts = ShardParts {
                     index: index as u16,
                     settings: Settings::new(config),
-                    mesh: Mesh::new(index, Arc::clone(&links), inbox),
+                    mesh: Mesh::new(
+                        index,
+                        Arc::clone(&links),
+                        inbox,
+                        config.client.mesh_pending_bytes,
+                    ),
                     seed,
                     random: seed.wrapping_mul(31).wrapping_add(index as u64),
                     counters: Arc::clone(&counters),
@@ -375,7 +402,7 @@ impl Server {
                 // What is still promised: to accepts in flight, and to nobody when they are stopped.
                 assert_eq!(
                     self.links.places(index),
-                    shard.accepting.in_flight(),
+                    shard.accepting.in_flight() + self.world.borrow().lost_places(index),
                     "places kept in the table of shard {index}"
                 );
                 let left = self.world.borrow().left_over(index);

@@ -1,0 +1,245 @@
+//! Who does not keep up: a client, or a shard. One test each, without chance.
+
+use super::peer::{Peer, WINDOW, server};
+use super::server::Server;
+use crate::mesh::{BATCHES_PER_SHARD, Message};
+use crate::wire::frame::{Opcode, encode_masked};
+
+fn channel_at_home_on(shard: u16, server: &mut Server) -> String {
+    (0..100)
+        .map(|number| format!("channel {number}"))
+        .find(|name| server.shard(0).core.local.home_of(name) == shard)
+        .expect("every shard is the home of some")
+}
+
+#[test]
+fn a_full_inbox_delays_and_loses_nothing() {
+    let mut server = server(2, 8, |config| config.client.mesh_pending_bytes = 4000);
+    let peer = Peer::upgrade(&mut server, 0, "/", 1 << 20);
+    let channel = channel_at_home_on(1, &mut server);
+    for _ in 0..BATCHES_PER_SHARD {
+        let nothing = Message::HandOverFailed { from: (0, 9999) };
+        server
+            .links
+            .send_from_outside(1, nothing)
+            .expect("it lives");
+    }
+    let data = "x".repeat(1000);
+    for number in 0..10 {
+        peer.text(
+            &server,
+            &format!(r#"{{"type":"publish","channel":"{channel}","id":{number},"data":"{data}"}}"#),
+        );
+        for _ in 0..6 {
+            server.step(0);
+        }
+    }
+    assert!(server.nodes[0].counters.batches_kept.get() > 0);
+    let refused = peer.texts(&server);
+    assert!(
+        !refused.is_empty() && refused.iter().all(|text| text.contains(r#""code":"busy""#)),
+        "{refused:?}"
+    );
+    server.world.borrow_mut().wake_from_outside(1);
+    server.rest();
+    let answers = peer.texts(&server);
+    assert_eq!(answers.len() + refused.len(), 10);
+    for (number, answer) in answers.iter().enumerate() {
+        let expected = format!(
+            r#"{{"type":"response","id":{number},"data":{{"published":true,"offset":{}}}}}"#,
+            number + 1
+        );
+        assert_eq!(*answer, expected);
+    }
+}
+
+/// Neither does the home number what a shard with subscribers cannot take.
+#[test]
+fn what_waits_for_a_stalled_shard_is_bounded() {
+    const LIMIT_BYTES: usize = 4000;
+    const PUBLISHES: usize = 50;
+    let mut server = server(3, 8, |config| {
+        config.client.mesh_pending_bytes = LIMIT_BYTES;
+    });
+    let speaker = Peer::upgrade(&mut server, 0, "/", 1 << 20);
+    let _other = Peer::upgrade(&mut server, 1, "/", WINDOW);
+    let listener = Peer::upgrade(&mut server, 2, "/", 1 << 20);
+    let channel = channel_at_home_on(1, &mut server);
+    let subscribe = format!(r#"{{"type":"subscribe","channel":"{channel}"}}"#);
+    listener.text(&server, &subscribe);
+    server.rest();
+    listener.hear(&server);
+    // The listener's shard takes no turn.
+    let data = "x".repeat(1000);
+    for number in 0..PUBLISHES {
+        speaker.text(
+            &server,
+            &format!(r#"{{"type":"publish","channel":"{channel}","id":{number},"data":"{data}"}}"#),
+        );
+        for _ in 0..12 {
+            server.step(0);
+            server.step(1);
+        }
+    }
+    let waiting = server.links.inbox_bytes(2) + server.shard(1).core.mesh.pending_bytes();
+    assert!(waiting <= 3 * LIMIT_BYTES, "{waiting}");
+    server.rest();
+    let answers = speaker.texts(&server);
+    let busy = |text: &&String| text.contains(r#""code":"busy""#);
+    let refused = answers.iter().filter(busy).count();
+    assert_eq!(answers.len(), PUBLISHES);
+    assert!((1..PUBLISHES).contains(&refused), "{refused}");
+    let counters = &server.nodes[1].counters;
+    assert_eq!(counters.publishes_refused.get(), refused as u64);
+    // What was taken arrives, and is numbered without gaps.
+    let heard = listener.texts(&server);
+    assert_eq!(heard.len(), PUBLISHES - refused);
+    for (text, offset) in heard.iter().zip(1..) {
+        assert!(text.contains(&format!(r#""offset":{offset},"#)), "{text}");
+    }
+}
+
+#[test]
+fn who_does_not_read_its_answers_is_not_read_from() {
+    let mut server = server(1, 8, |config| config.heartbeat.interval_ms = 0);
+    let peer = Peer::upgrade(&mut server, 0, "/echo", 1000);
+    let message = "x".repeat(10_000);
+    let mut sent = 0;
+    // The client sends all that the server takes.
+    for _ in 0..200 {
+        let mut frame = Vec::new();
+        encode_masked(&mut frame, Opcode::Text, true, message.as_bytes(), [0; 4]);
+        if server.world.borrow().socket(peer.socket).unread_by_server() + frame.len() < 100_000 {
+            peer.write(&server, &frame);
+            sent += 1;
+        }
+        server.rest();
+    }
+    assert!(sent < 60, "{sent} messages were taken");
+    assert!(server.world.borrow().socket(peer.socket).unread_by_server() > 0);
+    let mut heard = 0;
+    for _ in 0..200 {
+        heard += peer.hear_some(&server);
+        server.rest();
+    }
+    assert!(heard >= sent * 10_000, "{heard} bytes of {sent} messages");
+    assert_eq!(
+        server.world.borrow().socket(peer.socket).unread_by_server(),
+        0
+    );
+}
+
+impl Peer {
+    /// Reads what is there; how many bytes.
+    fn hear_some(&self, server: &Server) -> usize {
+        let mut bytes = 0;
+        loop {
+            let more = server
+                .world
+                .borrow_mut()
+                .read(self.socket, usize::MAX)
+                .len();
+            if more == 0 {
+                return bytes;
+            }
+            bytes += more;
+        }
+    }
+}
+
+#[test]
+fn a_slow_consumer_goes_and_the_others_wait_for_nobody() {
+    let mut server = server(1, 8, |config| config.client.outbox_bytes = 5000);
+    let slow = Peer::upgrade(&mut server, 0, "/", 600);
+    let quick = Peer::upgrade(&mut server, 0, "/", 1 << 20);
+    for peer in [&slow, &quick] {
+        peer.text(&server, r#"{"type":"subscribe","channel":"c"}"#);
+    }
+    server.rest();
+    slow.hear(&server);
+    for number in 0..100 {
+        let data = "y".repeat(200);
+        quick.text(
+            &server,
+            &format!(r#"{{"type":"publish","channel":"c","data":"{number}{data}"}}"#),
+        );
+        server.rest();
+    }
+    assert_eq!(quick.hear(&server).len(), 101);
+    assert_eq!(server.nodes[0].counters.slow_consumers.get(), 1);
+    let last = {
+        let mut bytes = Vec::new();
+        for _ in 0..100 {
+            bytes.extend(server.world.borrow_mut().read(slow.socket, usize::MAX));
+            server.rest();
+        }
+        bytes
+    };
+    let reason = b"slow consumer";
+    assert!(
+        last.ends_with(reason),
+        "the close frame is the last thing said"
+    );
+    let code = &last[last.len() - reason.len() - 2..last.len() - reason.len()];
+    assert_eq!(code, 4010u16.to_be_bytes());
+}
+
+/// Whose socket takes everything is not slow when a turn brings more than an outbox holds.
+#[test]
+fn who_takes_everything_is_no_slow_consumer() {
+    const SPEAKERS: usize = 16;
+    let mut server = server(1, 64, |config| config.client.outbox_bytes = 5000);
+    let quick = Peer::upgrade(&mut server, 0, "/", 1 << 20);
+    quick.text(&server, r#"{"type":"subscribe","channel":"c"}"#);
+    let speakers: Vec<_> = (0..SPEAKERS)
+        .map(|_| Peer::upgrade(&mut server, 0, "/", WINDOW))
+        .collect();
+    server.rest();
+    quick.hear(&server);
+    let data = "y".repeat(900);
+    let publish = format!(r#"{{"type":"publish","channel":"c","data":"{data}"}}"#);
+    for speaker in &speakers {
+        speaker.text(&server, &publish);
+    }
+    server.rest();
+    assert_eq!(quick.texts(&server).len(), SPEAKERS);
+    assert_eq!(quick.ended(&server), None);
+    // But there is a bound: twice as much, still in one receive of each speaker.
+    for speaker in &speakers {
+        speaker.text(&server, &publish);
+        speaker.text(&server, &publish);
+    }
+    server.rest();
+    assert_eq!(server.nodes[0].counters.slow_consumers.get(), 1);
+}
+
+#[test]
+fn subscriptions_that_wait_for_a_stalled_shard_are_bounded() {
+    const ASKED: usize = 20;
+    let mut server = server(2, 8, |_| ());
+    let peer = Peer::upgrade(&mut server, 0, "/", WINDOW);
+    let channel = channel_at_home_on(1, &mut server);
+    for number in 0..ASKED {
+        let ask = format!(r#"{{"type":"subscribe","channel":"{channel}","id":{number}}}"#);
+        peer.text(&server, &ask);
+        server.step(0);
+        server.step(0);
+    }
+    for _ in 0..10 {
+        server.step(0);
+    }
+    let refused = peer.texts(&server);
+    assert!(
+        refused.iter().all(|text| text.contains(r#""code":"busy""#)),
+        "{refused:?}"
+    );
+    server.rest();
+    let confirmed = peer.texts(&server);
+    assert!(
+        confirmed
+            .iter()
+            .all(|text| text.contains(r#""type":"subscribed""#)),
+        "{confirmed:?}"
+    );
+    assert_eq!((refused.len(), confirmed.len()), (ASKED - 16, 16));
+}
