@@ -43,5 +43,5 @@ fn main() -> Result<(), StartError> {
         .handler(|_shard, _config| Shout)
         .build()?;
     println!("{}", server.plan());
-    server.run() // until SIGTERM or SIGINT
+    server.run() // until SIGTERM, SIGINT or SIGHUP
 }

@@ -264,6 +264,22 @@ fn a_closed_pipe_is_no_failure() {
 }
 
 #[test]
+fn a_full_disk_is_named_with_what_was_written() {
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_ringwire"))
+        .args(["config", "reference"])
+        .stdout(full)
+        .output()
+        .expect("the program was built");
+    assert_eq!(output.status.code(), Some(1));
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        err.starts_with("ringwire: cannot write to standard output: No space left"),
+        "{err}"
+    );
+}
+
+#[test]
 fn the_version_is_the_packages() {
     let output = ringwire(&["--version"], &[]);
     assert_eq!(output.code, Some(0));

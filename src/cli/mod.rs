@@ -1,6 +1,7 @@
 //! The command line: flags and subcommands, and what they print.
 //!
-//! Exit codes: 0 done, 1 failed while running, 2 wrong flags or configuration.
+//! Exit codes: 0 done, 1 failed while running, 2 wrong flags or configuration; 128 + N when a second
+//! signal N ended it.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -18,6 +19,16 @@ pub const FAILURE: u8 = 1;
 /// Flags, environment or file are wrong. Clap uses the same.
 pub const USAGE: u8 = 2;
 
+/// How `ringwire serve` ends, for its help.
+const ENDING: &str = "\
+SIGTERM, SIGINT and SIGHUP drain the server: it accepts nothing more, closes every connection with 1001, and ends \
+when the last one is gone or --drain-timeout is over. A second signal ends it at once. Started with SIGHUP ignored \
+(nohup), it ignores that one.
+
+Exit codes: 0 ended by a signal, everybody gone (or --drain-timeout 0); 1 failed to start or while running, or \
+connections cut off when the drain timeout was over; 2 wrong flags or configuration; 128 + its number after a \
+second signal.";
+
 /// A WebSocket messaging server for one Linux machine.
 #[derive(Debug, Parser)]
 #[command(name = "ringwire", version, styles = flags::STYLES, max_term_width = 100)]
@@ -34,6 +45,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Subcommands {
     /// Run the server
+    #[command(after_help = ENDING)]
     Serve(SettingFlags),
     /// Check or show the configuration
     #[command(subcommand)]
@@ -52,7 +64,8 @@ pub fn main() -> ExitCode {
         // Who pipes into `head` has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ringwire: {error:#}");
+            // Without its sources: each error's own sentence names them already.
+            eprintln!("ringwire: {error}");
             ExitCode::from(FAILURE)
         }
     }
@@ -60,16 +73,22 @@ pub fn main() -> ExitCode {
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
-        .downcast_ref::<io::Error>()
-        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+        .downcast_ref::<PrintError>()
+        .is_some_and(|error| error.0.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Writes to standard output; unlike `println!`, a closed pipe is an error and no panic.
-fn print(text: &str) -> io::Result<()> {
+fn print(text: &str) -> Result<(), PrintError> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(PrintError)
 }
+
+/// Standard output takes no more.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output: {0}")]
+struct PrintError(#[source] io::Error);
 
 #[cfg(test)]
 mod tests {

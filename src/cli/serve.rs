@@ -25,8 +25,14 @@ pub(super) fn run(flags: SettingFlags) -> anyhow::Result<ExitCode> {
         }
         Err(error) => return Err(error.into()),
     };
-    print(&introduction(&server))?;
-    server.run()?;
+    // Whoever reads this takes it for the word that the server runs, so it comes when that is true.
+    let introduction = introduction(&server);
+    server.run_and(|_| {
+        if let Err(error) = print(&introduction) {
+            // No reason to leave clients without a server.
+            tracing::warn!("{error}; the server runs all the same");
+        }
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

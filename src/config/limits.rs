@@ -218,7 +218,7 @@ pub const DRAIN_TIMEOUT_MS: Bound = Bound::new(
     "supervisors kill what has not ended some time after SIGTERM (systemd after 90 s, Kubernetes \
      after 30 s). Under 100 ms the close frames do not get out",
 )
-.or_zero("end without waiting for clients");
+.or_zero("tell clients and end at once");
 
 // ---- What one client may make the server hold --------------------------------------------------
 

@@ -88,7 +88,8 @@ pub struct Timeouts {
     pub close_ms: u32,
     /// A send that moves nothing for this long ends the connection, in milliseconds. Default 30,000.
     pub write_ms: u32,
-    /// From SIGTERM to exit at the latest, in milliseconds. Default 30,000.
+    /// From SIGTERM to exit at the latest, in milliseconds. Default 30,000. 0: clients are told, and
+    /// not waited for.
     pub drain_ms: u32,
 }
 

@@ -263,7 +263,9 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Number(&limits::DRAIN_TIMEOUT_MS),
         None,
         Some("drain-timeout"),
-        "From SIGTERM or SIGINT to exit at the latest. A second signal ends at once.",
+        "From SIGTERM, SIGINT or SIGHUP to exit at the latest. Connections that are left then are cut off, \
+         and the exit code is 1; with 0 that is what was asked for, so it is 0. A second signal ends at \
+         once.",
     ),
     setting!(
         "client.connections_per_shard",

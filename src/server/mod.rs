@@ -7,7 +7,7 @@
 //!
 //! let server = Server::builder().config(Config::default()).build()?;
 //! println!("{}", server.plan());
-//! server.run()?; // until SIGTERM or SIGINT
+//! server.run()?; // until SIGTERM, SIGINT or SIGHUP
 //! # Ok::<(), ringwire::StartError>(())
 //! ```
 
@@ -55,8 +55,12 @@ pub enum StartError {
     },
     /// Connections were still open when the time to drain was over.
     #[error(
-        "{connections} connections were still open after {drain_ms} ms and were cut off; raise the drain timeout \
-         (timeouts.drain_ms) to give them longer"
+        "{} still open after {drain_ms} ms and cut off; raise the drain timeout (timeouts.drain_ms) to give \
+         clients longer",
+        match .connections {
+            1 => "1 connection was".to_owned(),
+            connections => format!("{connections} connections were"),
+        }
     )]
     DrainTimeout {
         /// How many.
@@ -219,18 +223,48 @@ impl<H: Handler> Server<H> {
         running::start(self, running::ExecutorTimers::default())
     }
 
-    /// Runs until SIGTERM or SIGINT, then drains: accepts nothing more, closes every connection with
-    /// 1001 "server shutting down", and returns when the last one is gone. A second signal ends the
-    /// process at once.
+    /// Runs until SIGTERM, SIGINT or SIGHUP, then drains: accepts nothing more, closes every connection
+    /// with 1001 "server shutting down", and returns when the last one is gone. A second signal ends the
+    /// process at once. SIGHUP counts only where the process was not started with it ignored (nohup(1)).
     ///
     /// # Errors
     /// When a shard cannot start or fails, or connections are left when the time to drain is over.
     pub fn run(self) -> Result<(), StartError> {
+        self.run_and(|_| ())
+    }
+
+    /// Runs like [`Server::run`], and calls `started` when all shards run: the moment to say so.
+    /// Signals are caught before the first shard starts.
+    ///
+    /// # Errors
+    /// As [`Server::run`]; `started` is not called when a shard cannot start.
+    pub fn run_and(self, started: impl FnOnce(&Running)) -> Result<(), StartError> {
         let drain_ms = self.config.timeouts.drain_ms;
-        let signals = signals::Signals::new().map_err(StartError::Signals)?;
+        let signals = signals::Signals::catch()?;
         let running = self.start()?;
-        let drain = running.drain_handle();
-        signals.watch(move || drain.drain())?;
+        signals.drain_with(running.drain_handle());
+        started(&running);
         running.wait(drain_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_that_fails_is_not_announced() {
+        let config = Config {
+            listen: vec!["127.0.0.1:0".parse().unwrap()],
+            shards: Some(2),
+            ..Config::default()
+        };
+        let mut server = Server::builder().config(config).build().unwrap();
+        // More than the kernel allows for one table: every check has passed, and no ring can be made.
+        server.slots = 2 * crate::config::limits::MAX_CONNECTIONS_PER_SHARD;
+        let mut announced = false;
+        let error = server.run_and(|_| announced = true).unwrap_err();
+        assert!(matches!(error, StartError::Shard { .. }), "{error}");
+        assert!(!announced);
     }
 }

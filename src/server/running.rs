@@ -22,6 +22,11 @@ const EXECUTOR_RING_DEPTH: usize = 128;
 const EXECUTOR_IO_MEMORY: usize = 64 << 10;
 /// Time between two looks of the main thread at a draining server.
 const POLL: Duration = Duration::from_millis(50);
+/// How long a server that waits for no client (`drain_ms` 0) gives its shards to send the close frames.
+/// Shards that do not get through by then have more to do than that.
+const FAREWELLS: Duration = Duration::from_secs(1);
+/// At most one line of the log in this time says that clients were cut off for being slow.
+const SLOW_NEWS: Duration = Duration::from_secs(1);
 
 /// The timers of the executors that shards run in.
 #[derive(Clone, Copy)]
@@ -324,13 +329,17 @@ impl Running {
 
     /// Waits until all shards have ended.
     ///
+    /// With a `drain_ms` of 0 no client is waited for: everybody is told that the server ends, and
+    /// those who are still connected then are cut off, which is no error but a warning in the log.
+    ///
     /// # Errors
     /// When a shard fails (the others are drained then), or connections are left `drain_ms` after the
     /// server was asked to end. Threads that still run are left to the end of the process.
     pub fn wait(mut self, drain_ms: u32) -> Result<(), StartError> {
         let mut failed = None;
-        let mut deadline = None;
+        let mut asked_at = None;
         let mut running = self.threads.len();
+        let mut slow = SlowNews::default();
         while running > 0 {
             match self.ended.recv_timeout(POLL) {
                 Ok((_, Ok(()))) => running -= 1,
@@ -343,23 +352,77 @@ impl Running {
                 Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
                 Err(crossbeam_channel::RecvTimeoutError::Disconnected) => break,
             }
-            if self.handle.is_asked() {
-                let deadline = *deadline
-                    .get_or_insert_with(|| Instant::now() + Duration::from_millis(drain_ms.into()));
-                if running > 0 && Instant::now() >= deadline {
-                    self.threads.clear();
-                    let connections = self.totals().connections;
+            slow.tell(&self.counters);
+            if running > 0 && self.handle.is_asked() {
+                let waited = asked_at.get_or_insert_with(Instant::now).elapsed();
+                if drain_ms == 0 {
+                    // Nobody is open when everybody has been told, and what is told leaves with the
+                    // same turn: two looks further on it has.
+                    let told = self.totals().open == 0 && waited >= 2 * POLL;
+                    if !told && waited < FAREWELLS {
+                        continue;
+                    }
+                } else if waited < Duration::from_millis(drain_ms.into()) {
+                    continue;
+                }
+                self.threads.clear();
+                let connections = self.totals().connections;
+                if drain_ms > 0 {
                     return Err(failed.unwrap_or(StartError::DrainTimeout {
                         connections,
                         drain_ms,
                     }));
                 }
+                if connections > 0 {
+                    tracing::warn!(
+                        connections,
+                        "cut off, because the server waits for no client (timeouts.drain_ms is 0)"
+                    );
+                }
+                return failed.map_or(Ok(()), Err);
             }
         }
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
         failed.map_or(Ok(()), Err)
+    }
+}
+
+/// Says in the log that clients were cut off for reading too slowly: a line now and then with their
+/// number, on the main thread. A shard that wrote a line for each would wait for standard error while
+/// the rest of the channel waits for it.
+struct SlowNews {
+    looked_at: Instant,
+    told: u64,
+}
+
+impl Default for SlowNews {
+    fn default() -> Self {
+        Self {
+            looked_at: Instant::now(),
+            told: 0,
+        }
+    }
+}
+
+impl SlowNews {
+    fn tell(&mut self, counters: &[Arc<Counters>]) {
+        if self.looked_at.elapsed() < SLOW_NEWS {
+            return;
+        }
+        self.looked_at = Instant::now();
+        let cut_off = counters
+            .iter()
+            .map(|shard| shard.slow_consumers.get() + shard.write_timeouts.get())
+            .sum::<u64>();
+        if cut_off > self.told {
+            tracing::info!(
+                connections = cut_off - self.told,
+                "cut off, because they read too slowly (4010)"
+            );
+            self.told = cut_off;
+        }
     }
 }
 

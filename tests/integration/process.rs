@@ -2,14 +2,15 @@
 
 use crate::client::Client;
 use crate::engine::connect;
-use crate::support::{PATIENCE, Server, eventually};
-use rustix::process::Signal;
+use crate::support::{PATIENCE, Server, binary, eventually, without_settings};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use std::fs;
-use std::io::{ErrorKind, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, Stdio};
 
 fn open(server: &Server) -> Client<TcpStream> {
     Client::over(server.connect(), "/ws")
@@ -19,7 +20,7 @@ const TEN_MINUTES: &str = "600000";
 
 #[test]
 fn a_signal_drains_and_the_exit_code_is_0() {
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let mut server = Server::start();
         let mut clients: Vec<_> = (0..8).map(|_| open(&server)).collect();
         clients
@@ -78,13 +79,85 @@ fn the_drain_timeout_ends_it_with_an_error() {
     assert_eq!(server.wait().code(), Some(1));
     let output = server.output();
     assert!(
-        output.contains("1 connections were still open after 200 ms"),
+        output.contains("1 connection was still open after 200 ms and cut off"),
         "{output}"
     );
     assert!(
         output.contains("timeouts.drain_ms") && !output.contains("panicked"),
         "{output}"
     );
+}
+
+/// Whoever wants no waiting gets none: everybody is told, and that some did not answer is no failure.
+#[test]
+fn without_a_drain_timeout_everybody_is_told_and_nobody_waited_for() {
+    let mut server = Server::configured(&[
+        ("RINGWIRE_TIMEOUTS_DRAIN_MS", "0"),
+        ("RINGWIRE_TIMEOUTS_CLOSE_MS", TEN_MINUTES),
+    ]);
+    let mut stubborn: Vec<_> = (0..5).map(|_| open(&server)).collect();
+    stubborn.iter_mut().for_each(Client::is_alive);
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().code(), Some(0), "{}", server.output());
+    for client in &mut stubborn {
+        assert_eq!(
+            client.closed().1,
+            Some((1001, "server shutting down".to_owned()))
+        );
+    }
+    let output = server.output();
+    assert!(
+        output.contains("WARN") && output.contains("cut off") && output.contains("connections=5"),
+        "{output}"
+    );
+}
+
+/// A signal that comes while the shards start is kept, not taken for the default: to die.
+#[test]
+fn a_signal_during_the_start_drains_too() {
+    let mut command = without_settings(Command::new(binary()));
+    let mut child = command
+        .args(["serve", "--listen", "127.0.0.1:0", "--shards", "64"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let threads = format!("/proc/{}/task", child.id());
+    eventually("signals are caught", || {
+        fs::read_dir(&threads)
+            .ok()?
+            .filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok())
+            // Names of threads have 15 bytes at most.
+            .find(|name| name.starts_with("ringwire-signal"))
+    });
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let status = eventually("it ends", || child.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
+}
+
+/// nohup(1) has SIGHUP ignored, and means it.
+#[test]
+fn an_ignored_hangup_stays_ignored() {
+    let mut command = without_settings(Command::new("sh"));
+    let mut child = command
+        .args(["-c", "trap '' HUP; exec \"$0\" \"$@\""])
+        .arg(binary())
+        .args(["serve", "--listen", "127.0.0.1:0", "--shards", "1"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let listening = |line: &String| line.starts_with("listening on");
+    assert!(lines.any(|line| line.is_ok_and(|line| listening(&line))));
+    let pid = Pid::from_child(&child);
+    kill_process(pid, Signal::HUP).unwrap();
+    // Were it caught, this would be the second signal, and the exit code that of an end at once.
+    kill_process(pid, Signal::TERM).unwrap();
+    let status = eventually("it ends", || child.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
 }
 
 #[test]
