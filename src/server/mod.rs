@@ -11,6 +11,7 @@
 //! # Ok::<(), ringwire::StartError>(())
 //! ```
 
+mod limits;
 mod running;
 mod signals;
 
@@ -20,6 +21,7 @@ use crate::session::Session;
 use crate::shard::handler::Handler;
 use crate::topology::{self, ListenError, Listener, NofileLimit, Plan, TopologyError};
 
+pub use limits::LimitError;
 pub use running::Running;
 
 /// Why a server could not start, or had to end.
@@ -31,9 +33,12 @@ pub enum StartError {
     /// The machine has no place for the shards.
     #[error(transparent)]
     Topology(#[from] TopologyError),
-    /// The kernel or a limit of the process does not allow what the ring needs.
+    /// The kernel does not allow what the ring needs.
     #[error(transparent)]
     Probe(#[from] ProbeError),
+    /// A limit of the process is too small for the configuration.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     /// An address cannot be listened on.
     #[error("{}", join(.0))]
     Listen(Vec<ListenError>),
@@ -132,7 +137,7 @@ impl<H: Handler> Builder<H> {
         let nofile = topology::raise_nofile();
         let features = probe::probe()?;
         let slots = slots(&config, nofile);
-        probe::check_limits(plan.shards.len(), slots)?;
+        limits::check(&config, plan.shards.len(), slots, &features.kernel)?;
         let listeners =
             topology::bind_all(&config.listen, plan.shards.len()).map_err(StartError::Listen)?;
         Ok(Server {

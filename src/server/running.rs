@@ -1,5 +1,6 @@
 //! The shards' threads: started together, ended together.
 
+use super::limits::SmallPages;
 use super::{Server, StartError};
 use crate::config::Listen;
 use crate::mesh::{Batch, Links, Mesh, Message};
@@ -107,6 +108,8 @@ pub(super) fn start<H: Handler>(
     timers: ExecutorTimers,
 ) -> Result<Running, StartError> {
     let shards = server.plan.shards.len();
+    // Until all shards have their rings.
+    let _small_pages = SmallPages::where_memory_is_short();
     let system = |what| move |error| StartError::System { what, error };
     let peers = Peers::new(shards).map_err(system("making an event descriptor"))?;
     let (links, inboxes) = Links::new(shards);
