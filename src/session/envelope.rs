@@ -2,6 +2,8 @@
 //!
 //! `data` and `id` are passed through as the client wrote them, never re-encoded.
 
+mod refused;
+
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -101,35 +103,14 @@ const NOT_AVAILABLE: [&str; 7] = [
 pub fn parse(text: &[u8], channel_name_bytes: usize) -> Result<Envelope<'_>, Refused<'_>> {
     // serde would read an array as the fields in order.
     if text.trim_ascii_start().starts_with(b"[") {
-        return Err(Refused {
-            code: "invalid_message",
-            error: "expected one JSON object with a \"type\", not an array".to_owned(),
-            id: None,
-        });
+        return Err(refused::explain(text));
     }
-    let raw: Raw<'_> = serde_json::from_slice(text).map_err(|error| {
-        let code = if error.is_data() {
-            "invalid_message"
-        } else {
-            "invalid_json"
-        };
-        Refused {
-            code,
-            error: format!("{error}; expected one JSON object with a \"type\""),
-            id: None,
-        }
-    })?;
+    let raw: Raw<'_> = serde_json::from_slice(text).map_err(|_| refused::explain(text))?;
     let id = match raw.id.map(RawValue::get) {
         None | Some("null") => None,
         Some(id) if is_id(id) => Some(id),
         Some(_) => {
-            return Err(Refused {
-                code: "invalid_message",
-                error: format!(
-                    "\"id\" must be a string or an integer of at most {MAX_ID_BYTES} bytes"
-                ),
-                id: None,
-            });
+            return Err(refused::wrong_id());
         }
     };
     let refuse = |code, error: String| Refused { code, error, id };
@@ -329,6 +310,7 @@ mod tests {
         }
         let long = format!(r#"{{"type":"subscribe","channel":"{}"}}"#, "x".repeat(256));
         assert_eq!(refused(&long), "invalid_message");
+        assert_eq!(refused("7"), "invalid_message");
         let error = parse(br#"{"type":"fly","id":7}"#, 255).unwrap_err();
         assert_eq!(error.id, Some("7"), "the id comes back with the error");
     }
