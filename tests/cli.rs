@@ -264,6 +264,21 @@ fn a_closed_pipe_is_no_failure() {
 }
 
 #[test]
+fn a_word_that_is_no_level_does_not_silence_the_log() {
+    let output = ringwire(&["serve", "--log", "verbose"], &[]);
+    assert_eq!(output.code, Some(2));
+    assert!(
+        output.err.contains(
+            "--log: log.filter: \"verbose\" is not a filter: \"verbose\" is no level; levels are off, error, warn"
+        ),
+        "{}",
+        output.err
+    );
+    let output = ringwire(&["config", "check", "--log", "warning"], &[]);
+    assert_eq!(output.code, Some(0), "{}", output.err);
+}
+
+#[test]
 fn a_full_disk_is_named_with_what_was_written() {
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_ringwire"))

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 mod check;
 pub mod cores;
 mod error;
+pub mod filter;
 pub mod limits;
 mod listen;
 mod load;

@@ -85,7 +85,9 @@ impl Setting {
                 limits::MAX_WEBSOCKET_PATHS,
                 limits::MAX_WEBSOCKET_PATH_BYTES
             ),
-            Kind::Filter => "directives such as info or ringwire::shard=debug,warn".into(),
+            Kind::Filter => {
+                "off, error, warn, info, debug, trace, or levels by module such as ringwire::shard=debug,warn".into()
+            },
             Kind::Switch if self.auto.is_some() => return "true, false or auto".into(),
             Kind::Switch => "true or false".into(),
             Kind::Number(bound) => value::allowed_numbers(bound),
@@ -407,7 +409,8 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Filter,
         None,
         Some("log"),
-        "What is logged: a level (error, warn, info, debug, trace), or levels by module.",
+        "What is logged: a level (warning is another name of warn, and off logs nothing), or levels by \
+         module. Modules without one are silent unless a level for all the others is among them.",
     ),
     setting!(
         "log.json",

@@ -1,13 +1,9 @@
 //! Values of settings between their text and their field: writing and checking. Reading them is in
 //! [`super::read`].
 
-use tracing_subscriber::EnvFilter;
-
-use super::limits::{
-    Bound, MAX_LISTENERS, MAX_LOG_FILTER_BYTES, MAX_WEBSOCKET_PATH_BYTES, MAX_WEBSOCKET_PATHS, Unit,
-};
+use super::limits::{Bound, MAX_LISTENERS, MAX_WEBSOCKET_PATH_BYTES, MAX_WEBSOCKET_PATHS, Unit};
 use super::settings::{Kind, Setting};
-use super::{Listen, cores, listen};
+use super::{Listen, cores, filter, listen};
 
 /// A value of any setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -222,7 +218,7 @@ pub(super) fn check(setting: &Setting, value: &Value) -> Result<(), Vec<Fault>> 
             .map(Fault::whole)
             .into_iter()
             .collect(),
-        (_, Value::Text(filter)) => check_filter(filter)
+        (_, Value::Text(text)) => filter::check(text)
             .err()
             .map(Fault::whole)
             .into_iter()
@@ -304,23 +300,4 @@ fn check_paths(paths: &[String]) -> Vec<Fault> {
         faults.extend(wrong.map(|message| Fault::item(index, message)));
     }
     faults
-}
-
-fn check_filter(filter: &str) -> Result<(), String> {
-    if filter.trim().is_empty() {
-        return Err("is empty; write off for no log at all".into());
-    }
-    if filter.len() > MAX_LOG_FILTER_BYTES {
-        return Err(format!(
-            "has {} bytes; at most {MAX_LOG_FILTER_BYTES} are allowed",
-            filter.len()
-        ));
-    }
-    match EnvFilter::builder().parse(filter) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(format!(
-            "{filter:?} is not a filter ({error}); write a level, or levels by module such as \
-             ringwire::shard=debug,warn"
-        )),
-    }
 }

@@ -9,7 +9,7 @@ use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::config::Log;
+use crate::config::{Log, filter};
 
 /// Why the log could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +41,7 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::builder().parse(&log.filter)?)
+        .with_env_filter(EnvFilter::builder().parse(filter::normalized(&log.filter))?)
         .with_ansi(colours)
         .with_writer(writer);
     Ok(if log.json {
@@ -92,6 +92,11 @@ mod tests {
             "{text}"
         );
         assert!(logged("debug", false).contains("detail"));
+        let text = logged("warning,ringwire=info", false);
+        assert!(
+            text.contains("started") && !text.contains("detail"),
+            "{text}"
+        );
         assert_eq!(logged("off", false), "");
     }
 
