@@ -6,11 +6,13 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{SettingFlags, USAGE, print};
-use crate::config::{ConfigError, origin_json, reference};
+use crate::config::{ConfigError, Loaded, origin_json, reference};
+use crate::topology::{self, TopologyError};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
-    /// Check file, environment and flags, and print every problem (exit code 2 if there is one)
+    /// Check file, environment and flags, also against the cores of this machine, and print every
+    /// problem (exit code 2 if there is one)
     Check(Show),
     /// Print the effective values as a commented TOML file, with where each came from
     Print(Show),
@@ -52,7 +54,13 @@ pub(super) fn run(command: ConfigCommand) -> anyhow::Result<ExitCode> {
 }
 
 fn check(show: Show) -> anyhow::Result<ExitCode> {
-    let result = show.flags.load();
+    let result = show.flags.load().and_then(|loaded| {
+        let placed = topology::plan(&loaded.config);
+        match placed {
+            Ok(_) => Ok(loaded),
+            Err(error) => Err(vec![not_placed(&loaded, &error)]),
+        }
+    });
     if show.json {
         let (notes, problems) = match &result {
             Ok(loaded) => (loaded.notes.as_slice(), [].as_slice()),
@@ -92,6 +100,18 @@ fn check(show: Show) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Err(problems) => Ok(refuse(&problems)),
+    }
+}
+
+/// Why the shards have no place on this machine, as a problem of the setting that could mend it.
+pub(super) fn not_placed(loaded: &Loaded, error: &TopologyError) -> ConfigError {
+    let key = "cores";
+    let message = error.to_string();
+    let message = message.strip_prefix("cores: ").unwrap_or(&message);
+    ConfigError {
+        origin: loaded.origin(key).clone(),
+        key: Some(key.to_owned()),
+        message: message.to_owned(),
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use super::{SettingFlags, USAGE, config::refuse, print};
+use super::config::{not_placed, refuse};
+use super::{SettingFlags, print};
 use crate::config::{Config, Listen};
 use crate::telemetry;
 use crate::topology::TopologyError;
@@ -20,8 +21,7 @@ pub(super) fn run(flags: SettingFlags) -> anyhow::Result<ExitCode> {
     let server = match Server::builder().config(loaded.config.clone()).build() {
         Ok(server) => server,
         Err(StartError::Topology(error @ TopologyError::Cores { .. })) => {
-            eprintln!("error: {}: {error}", loaded.origin("cores"));
-            return Ok(ExitCode::from(USAGE));
+            return Ok(refuse(&[not_placed(&loaded, &error)]));
         }
         Err(error) => return Err(error.into()),
     };

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::settings::VARIABLE_PREFIX;
+
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -66,6 +68,12 @@ impl fmt::Display for ConfigError {
                 write!(f, "{key}: ")?
             }
             (origin, None) => write!(f, "{origin}: ")?,
+            // A flag or variable that is called like the setting has named it.
+            (Origin::Flag { flag: name } | Origin::Environment { variable: name }, Some(key))
+                if names(name, key) =>
+            {
+                write!(f, "{name}: ")?
+            }
             (origin, Some(key)) => write!(f, "{origin}: {key}: ")?,
         }
         f.write_str(&self.message)
@@ -73,3 +81,11 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+/// Whether a flag or a variable is the same word as the setting: `--listen`, `RINGWIRE_LISTEN`.
+fn names(name: &str, key: &str) -> bool {
+    let word = name
+        .trim_start_matches(VARIABLE_PREFIX)
+        .trim_start_matches("--");
+    word.eq_ignore_ascii_case(key)
+}

@@ -227,8 +227,8 @@ pub const CONNECTIONS_PER_SHARD: Bound = Bound::auto(
     Unit::Count,
     1,
     MAX_CONNECTIONS_PER_SHARD as u64,
-    "the size of a ring's table of direct descriptors (8 bytes each), which RLIMIT_NOFILE caps; a \
-     connection's key has 24 bits",
+    "the size of a ring's table of direct descriptors (8 bytes each), which RLIMIT_NOFILE caps; the \
+     kernel allows no larger one (IORING_MAX_FIXED_FILES)",
 );
 
 /// `client.message_bytes`.

@@ -190,6 +190,31 @@ fn all_mistakes_of_a_file_are_found_with_their_places() {
 }
 
 #[test]
+fn numbers_beyond_every_bound_are_shown_as_written() {
+    for (text, expected) in [
+        (
+            "99999999999999999999999",
+            "99999999999999999999999 is too large; allowed: 1 to 1024",
+        ),
+        ("0xffffffffffffffffffff", " is too large; allowed"),
+        (
+            "-99999999999999999999999",
+            "-99999999999999999999999 is negative; allowed",
+        ),
+        (
+            "18446744073709551615",
+            "18446744073709551615 is not allowed; allowed",
+        ),
+        ("-0", "allowed: 1 to 1024"),
+    ] {
+        let errors = load_text(&format!("shards = {text}")).unwrap_err();
+        assert!(errors[0].contains(expected), "{errors:?}");
+    }
+    let errors = load_text("client.channel_name_bytes = 0").unwrap_err();
+    assert!(errors[0].contains("allowed: 1 byte to 1 KiB"), "{errors:?}");
+}
+
+#[test]
 fn duplicates_in_listen_are_found_apart_from_port_zero() {
     let errors = load_text("listen = [\"127.0.0.1:9\",\n \"127.0.0.1:9\"]").unwrap_err();
     assert_eq!(errors, ["2:2: listen: 127.0.0.1:9 is listed twice"]);
@@ -305,11 +330,33 @@ fn the_environment_sets_everything_and_unknown_names_are_errors() {
         "{errors:#?}"
     );
     assert!(
-        errors[1].starts_with("RINGWIRE_LISTEN: listen: is empty"),
+        errors[1].starts_with("RINGWIRE_LISTEN: is empty"),
         "{errors:#?}"
     );
     assert!(errors[2].contains("1 to 1024"), "{errors:#?}");
     assert!(errors[3].contains("unset it"), "{errors:#?}");
+
+    let errors = load_environment(&[
+        ("RINGWIRE_CLIENT_CHANNELS", "99999999999999999999999"),
+        ("RINGWIRE_CLIENT_MESSAGE_BYTES", "99999999999EiB"),
+        ("RINGWIRE_HTTP_DEMO_PAGE", "maybe"),
+        ("RINGWIRE_HTTP_ECHO", "maybe"),
+    ])
+    .unwrap_err();
+    let expected = [
+        "RINGWIRE_CLIENT_CHANNELS: client.channels: \"99999999999999999999999\" is too large; allowed: 1 to 65536",
+        "RINGWIRE_CLIENT_MESSAGE_BYTES: client.message_bytes: \"99999999999EiB\" is too large; allowed: 1 KiB to \
+         256 MiB",
+        "RINGWIRE_HTTP_DEMO_PAGE: http.demo_page: \"maybe\" is not allowed; allowed: true, yes, on or 1; false, no, \
+         off or 0",
+        "RINGWIRE_HTTP_ECHO: http.echo: \"maybe\" is not allowed; allowed: true, yes, on or 1; false, no, off or 0; \
+         auto",
+    ];
+    assert_eq!(errors, expected);
+    for (text, on) in [("True", true), ("YES", true), ("off", false), ("0", false)] {
+        let loaded = load_environment(&[("RINGWIRE_HTTP_ECHO", text)]).unwrap();
+        assert_eq!(loaded.config.http.echo, Some(on));
+    }
 }
 
 #[test]

@@ -122,11 +122,13 @@ pub fn reference() -> String {
          flag for a list can also be given several times.\n\n\
          A bare number is in the unit that the name ends with. Strings may carry a unit instead: `\"25s\"`,\n\
          `\"500ms\"`, `\"1MiB\"`. A time in a flag needs its unit, unless the flag's name has it. `auto`\n\
-         stands for what is worked out at start.\n\n\
+         stands for what is worked out at start. In the environment `true`, `yes`, `on` and `1` mean\n\
+         true, `false`, `no`, `off` and `0` false, in capitals or not.\n\n\
          A name that does not exist, a value out of bounds and two settings that contradict each other\n\
          are errors: all of them are printed, with file, line and column, and the server does not start\n\
-         (exit code 2). `ringwire config check` only does this; `ringwire config print` shows the\n\
-         effective values and where each came from. What must hold the largest message\n\
+         (exit code 2). `ringwire config check` only does this, and looks whether this machine has the\n\
+         cores that are listed; `ringwire config print` shows the effective values and where each came\n\
+         from. What must hold the largest message\n\
          (`client.outbox_bytes`, `client.mesh_pending_bytes`) must be at least `client.message_bytes` + {}.\n",
         value::human(ENVELOPE_BYTES, Unit::Bytes),
     );

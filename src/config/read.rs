@@ -52,21 +52,16 @@ pub(super) fn parse_toml(setting: &Setting, raw: &DeValue<'_>) -> Result<Value, 
     let value = match (setting.kind, raw) {
         (Kind::Switch, DeValue::Boolean(on)) => Value::Switch(*on),
         (Kind::Number(_), DeValue::Integer(number)) => {
-            match i128::from_str_radix(number.as_str(), number.radix()) {
-                Ok(number) if number < 0 => {
-                    return Err(whole(format!(
-                        "{number} is negative; allowed: {}",
-                        setting.allowed()
-                    )));
-                }
-                // Beyond u64 is beyond every bound, and the bound's message is the right one.
-                number => Value::Number(
-                    number
-                        .ok()
-                        .and_then(|number| number.try_into().ok())
-                        .unwrap_or(u64::MAX),
-                ),
+            let wrong = |what: &str| {
+                let allowed = setting.allowed();
+                whole(format!("{number} is {what}; allowed: {allowed}"))
+            };
+            if number.as_str().starts_with('-') {
+                return Err(wrong("negative"));
             }
+            u64::from_str_radix(number.as_str(), number.radix())
+                .map(Value::Number)
+                .map_err(|_| wrong("too large"))?
         }
         (kind, DeValue::Array(array)) if kind.is_list() => {
             items(setting, array.iter().map(|item| toml_text(item)))?
@@ -183,18 +178,22 @@ fn one(setting: &Setting, text: &str, bare_unit: bool) -> Result<Value, String> 
         Kind::Number(bound) => number(text, bound.unit, bare_unit)
             .map(Value::Number)
             .map_err(|message| format!("{message}; allowed: {}", setting.allowed())),
-        Kind::Switch => match text {
+        Kind::Switch => match text.to_ascii_lowercase().as_str() {
             "true" | "1" | "yes" | "on" => Ok(Value::Switch(true)),
             "false" | "0" | "no" | "off" => Ok(Value::Switch(false)),
             _ => Err(format!(
-                "{text:?} is not allowed; allowed: {}",
-                setting.allowed()
+                "{text:?} is not allowed; allowed: true, yes, on or 1; false, no, off or 0{}",
+                if setting.auto.is_some() { "; auto" } else { "" }
             )),
         },
         Kind::Cores => cores::parse(text).map(Value::Cores),
         Kind::Filter => Ok(Value::Text(text.to_owned())),
         Kind::Listen | Kind::Paths => unreachable!("lists are read by items()"),
     }
+}
+
+fn too_large(text: &str) -> String {
+    format!("{text:?} is too large")
 }
 
 /// Reads a number: bare, or with the units of its kind (`1MiB`, `25s`, `1m 30s`).
@@ -204,8 +203,7 @@ fn number(text: &str, unit: Unit, bare_unit: bool) -> Result<u64, String> {
     }
     let plain = text.replace('_', "");
     if !plain.is_empty() && plain.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Beyond u64 is beyond every bound, and the bound's message is the right one.
-        let number = plain.parse().unwrap_or(u64::MAX);
+        let number = plain.parse().map_err(|_| too_large(text))?;
         let is_time = matches!(unit, Unit::Milliseconds | Unit::Microseconds);
         if is_time && !bare_unit && number != 0 {
             return Err(format!("{text:?} has no unit: write {text}s or {text}ms"));
@@ -215,7 +213,7 @@ fn number(text: &str, unit: Unit, bare_unit: bool) -> Result<u64, String> {
     let whole = |duration: Duration, nanoseconds: u128, name: &str| {
         let all = duration.as_nanos();
         if all.is_multiple_of(nanoseconds) {
-            Ok(u64::try_from(all / nanoseconds).unwrap_or(u64::MAX))
+            u64::try_from(all / nanoseconds).map_err(|_| too_large(text))
         } else {
             Err(format!("{text:?} is not a whole number of {name}"))
         }
@@ -229,7 +227,15 @@ fn number(text: &str, unit: Unit, bare_unit: bool) -> Result<u64, String> {
         Unit::Bytes => text
             .parse::<bytesize::ByteSize>()
             .map(|size| size.as_u64())
-            .map_err(|_| format!("{text:?} is not a size; write it like 65536, 64KiB or 1MiB")),
+            .map_err(|_| format!("{text:?} is not a size; write it like 65536, 64KiB or 1MiB"))
+            // It is read as a float, which ends there whatever was written.
+            .and_then(|bytes| {
+                if bytes == u64::MAX {
+                    Err(too_large(text))
+                } else {
+                    Ok(bytes)
+                }
+            }),
         Unit::Milliseconds => whole(duration()?, 1_000_000, "milliseconds"),
         Unit::Microseconds => whole(duration()?, 1_000, "microseconds"),
     }

@@ -175,7 +175,10 @@ pub const SETTINGS: &[Setting] = &[
         None,
         Some("listen"),
         "Addresses that clients connect to: ADDRESS:PORT, or unix:PATH for a Unix socket. Port 0 \
-         takes any free port, which is printed at start. IPv6 sockets take IPv6 only.",
+         takes any free port, which is printed at start. IPv6 sockets take IPv6 only. A Unix socket's \
+         file gets the mode that the umask leaves of 0777: with the usual 0022 that is 0755, and only \
+         this user can connect, which takes the right to write. A umask of 0007 (UMask= in a systemd \
+         unit) lets the group connect; the modes of the folders above restrict it further.",
     ),
     setting!(
         "shards",
@@ -273,7 +276,7 @@ pub const SETTINGS: &[Setting] = &[
         "client.connections_per_shard",
         client.connections_per_shard,
         Kind::Number(&limits::CONNECTIONS_PER_SHARD),
-        Some("as many as RLIMIT_NOFILE allows, at most 8388608"),
+        Some("as many as RLIMIT_NOFILE allows, at most 1048576"),
         None,
         "Connections that one shard holds at most.",
     ),
@@ -466,6 +469,10 @@ mod tests {
             assert!((setting.set)(&mut config, value), "{}", setting.key);
             assert_eq!(config, Config::default());
             if let Kind::Number(bound) = setting.kind {
+                if setting.key == "client.connections_per_shard" {
+                    let most = format!("at most {}", bound.max);
+                    assert!(setting.auto.is_some_and(|auto| auto.ends_with(&most)));
+                }
                 assert_eq!(
                     bound.default.is_none(),
                     setting.auto.is_some(),

@@ -176,6 +176,7 @@ pub fn human(number: u64, unit: Unit) -> String {
         .iter()
         .find(|(size, _)| number >= *size && number.is_multiple_of(*size))
     {
+        Some((1, "bytes")) if number == 1 => "1 byte".into(),
         Some((size, name)) => format!("{} {name}", number / size),
         None => number.to_string(),
     }

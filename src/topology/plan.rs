@@ -5,6 +5,11 @@ use std::fmt;
 use super::{Machine, TopologyError};
 use crate::config::{Config, RingConfig, cores};
 
+/// Rows of the printed table at most: what one looks at without scrolling.
+const MAX_ROWS: usize = 25;
+/// Rows before those that are left out of a longer table; the rest stands behind them.
+const FIRST_ROWS: usize = 16;
+
 /// Which shard runs where.
 ///
 /// The rules: NUMA node by NUMA node in ascending order, and within a node in the hardware's order,
@@ -195,7 +200,17 @@ impl fmt::Display for Plan {
             "{:>6}  {:>4}  {:>9}  SMT siblings",
             "shard", "core", "NUMA node"
         )?;
+        let hidden = match self.shards.len() {
+            count if count > MAX_ROWS => FIRST_ROWS..count - (MAX_ROWS - 1 - FIRST_ROWS),
+            _ => 0..0,
+        };
         for place in &self.shards {
+            if place.shard == hidden.start && !hidden.is_empty() {
+                writeln!(f, "   ...  {} more", hidden.len())?;
+            }
+            if hidden.contains(&place.shard) {
+                continue;
+            }
             let siblings = match place.smt_siblings.as_slice() {
                 [] => "-".into(),
                 siblings => cores::format(siblings),

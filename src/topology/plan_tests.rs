@@ -162,3 +162,24 @@ fn the_table_can_be_read() {
         .join("\n")
     );
 }
+
+#[test]
+fn a_long_table_is_shortened_in_the_middle() {
+    let rows = |shards| {
+        let plan = plan_on(&two_sockets(), &config(Some(shards), None)).unwrap();
+        let text = plan.to_string();
+        let rows: Vec<String> = text
+            .lines()
+            .filter(|line| line.starts_with("  "))
+            .map(str::to_owned)
+            .collect();
+        rows
+    };
+    assert_eq!(rows(25).len(), 25);
+    assert!(rows(25)[16].starts_with("    16  "));
+    let long = rows(1024);
+    assert_eq!(long.len(), 25);
+    assert!(long[15].starts_with("    15  "));
+    assert_eq!(long[16], "   ...  1000 more");
+    assert!(long[17].starts_with("  1016  ") && long[24].starts_with("  1023  "));
+}

@@ -8,6 +8,7 @@ use serde_json::json;
 use std::fs;
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
@@ -185,6 +186,30 @@ fn a_unix_socket_comes_and_goes_with_the_server() {
     let server = Server::with_arguments(&["--listen", &listen], &[]);
     Client::over(UnixStream::connect(&path).unwrap(), "/ws").is_alive();
     drop(server);
+}
+
+/// The umask decides who may connect; what it leaves is there from the first moment on.
+#[test]
+fn the_umask_decides_about_the_file_of_a_unix_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    for (umask, mode) in [("0022", 0o755), ("0117", 0o660)] {
+        let path = folder.path().join(umask);
+        let mut command = without_settings(Command::new("sh"));
+        let mut child = command
+            .args(["-c", "umask $0; exec \"$@\"", umask])
+            .arg(binary())
+            .args(["serve", "--shards", "1", "--listen"])
+            .arg(format!("unix:{}", path.display()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let file = eventually("the socket is there", || fs::metadata(&path).ok());
+        let _ = child.kill();
+        let _ = child.wait();
+        assert_eq!(file.permissions().mode() & 0o777, mode);
+    }
 }
 
 /// Connections are no descriptors of the process, and none of what they need stays.
