@@ -9,12 +9,19 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::config::Listen;
 use crate::config::limits::LISTEN_BACKLOG;
+
+/// How long an address may be in use before that is an error. A server that was killed holds its
+/// sockets until the kernel has taken down its rings, which goes on when the process is gone already;
+/// its successor, started at once, would find them in use.
+const DYING: Duration = Duration::from_secs(1);
 
 /// The sockets of one address.
 ///
@@ -86,7 +93,13 @@ fn bind_tcp(address: SocketAddr, shards: usize) -> io::Result<Listener> {
     // SO_REUSEPORT also lets a second server of the same user in, which would then get half of the
     // connections. A socket without it finds out whether anybody listens.
     if address.port() != 0 {
-        tcp_socket(address, false)?;
+        let deadline = Instant::now() + DYING;
+        while let Err(error) = tcp_socket(address, false) {
+            if error.kind() != io::ErrorKind::AddrInUse || Instant::now() >= deadline {
+                return Err(error);
+            }
+            thread::sleep(DYING / 50);
+        }
     }
     let mut actual = address;
     let mut sockets = Vec::with_capacity(shards);
@@ -220,10 +233,18 @@ fn remove_stale(path: &Path, address: &SockAddr) -> Result<(), UnixError> {
             None,
         ));
     }
-    let probe = unix_socket().map_err(plain)?;
-    // A server that is alive but busy (its backlog is full) must not hold us up.
-    probe.set_nonblocking(true).map_err(plain)?;
-    match probe.connect(address) {
+    let deadline = Instant::now() + DYING;
+    let answer = loop {
+        let probe = unix_socket().map_err(plain)?;
+        // A server that is alive but busy (its backlog is full) must not hold us up.
+        probe.set_nonblocking(true).map_err(plain)?;
+        match probe.connect(address) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => break Err(error),
+            answer if Instant::now() >= deadline => break answer,
+            _ => thread::sleep(DYING / 50),
+        }
+    };
+    match answer {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).map_err(plain)?;
             tracing::info!(path = %path.display(), "removed the socket of a server that is gone");

@@ -183,9 +183,23 @@ fn a_unix_socket_comes_and_goes_with_the_server() {
     server.signal(Signal::KILL);
     server.wait();
     assert!(path.exists());
+    // At once: its rings, which hold the socket, may not be gone yet.
     let server = Server::with_arguments(&["--listen", &listen], &[]);
     Client::over(UnixStream::connect(&path).unwrap(), "/ws").is_alive();
     drop(server);
+}
+
+/// The same for a port.
+#[test]
+fn a_killed_server_can_be_restarted_at_once() {
+    let mut server = Server::start();
+    let address = server.address().to_string();
+    for _ in 0..5 {
+        open(&server).is_alive();
+        server.signal(Signal::KILL);
+        server.wait();
+        server = Server::with_arguments(&["--listen", &address], &[]);
+    }
 }
 
 /// The umask decides who may connect; what it leaves is there from the first moment on.
