@@ -30,27 +30,44 @@ pub(super) fn respond(
     response: &mut Vec<u8>,
 ) {
     let path = request.path;
-    let known = match path {
+    let page = match path {
         "/" => demo_page,
         "/healthz" | "/health" => true,
         _ => false,
     };
-    let head_only = request.method == "HEAD";
     let upgrade_here = (echo && path == "/echo")
         || channel_paths
             .iter()
             .any(|channel_path| channel_path == path);
-    if known && !matches!(request.method, "GET" | "HEAD") {
-        let body = "405: only GET and HEAD here\n";
-        write_response(
-            response,
+    let head_only = request.method == "HEAD";
+    let reads = matches!(request.method, "GET" | "HEAD");
+    let mut refuse = |status, headers: &[(&str, &str)], reason: &str| {
+        let body = format!("{reason}\n");
+        write_response(response, status, TEXT, headers, body.as_bytes(), head_only);
+    };
+    if !page && !upgrade_here {
+        refuse(404, &[], &nowhere(channel_paths));
+    } else if page && !reads {
+        refuse(405, &[("Allow", "GET, HEAD")], "Only GET and HEAD here.");
+    } else if !page && !reads {
+        refuse(
             405,
-            TEXT,
-            &[("Allow", "GET, HEAD")],
-            body.as_bytes(),
-            false,
+            &[("Allow", "GET")],
+            "A WebSocket handshake is a GET request.",
         );
-    } else if known && path == "/" {
+    } else if !page {
+        // RFC 9110 section 7.8: who sends Upgrade names it in Connection.
+        let headers = [
+            ("Connection", "close, Upgrade"),
+            ("Upgrade", "websocket"),
+            ("Sec-WebSocket-Version", "13"),
+        ];
+        refuse(
+            426,
+            &headers,
+            "This is a WebSocket endpoint: connect with ws://.",
+        );
+    } else if path == "/" {
         let html = "text/html; charset=utf-8";
         write_response(
             response,
@@ -60,7 +77,7 @@ pub(super) fn respond(
             DEMO_PAGE.as_bytes(),
             head_only,
         );
-    } else if known {
+    } else {
         write_response(
             response,
             200,
@@ -69,15 +86,58 @@ pub(super) fn respond(
             b"ok\n",
             head_only,
         );
-    } else if upgrade_here {
-        let headers = [("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")];
-        let body = "426: this is a WebSocket endpoint; connect with ws://\n";
-        write_response(response, 426, TEXT, &headers, body.as_bytes(), head_only);
-    } else {
-        let body = format!(
-            "404: nothing at this path; WebSocket endpoints: {}\n",
-            channel_paths.join(", ")
-        );
-        write_response(response, 404, TEXT, &[], body.as_bytes(), head_only);
+    }
+}
+
+/// What a request for an unknown path is told, whether it asked for an upgrade or not.
+pub(super) fn nowhere(channel_paths: &[String]) -> String {
+    let paths = channel_paths.join(", ");
+    format!("There is no such endpoint here; WebSocket is spoken at {paths}.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::upgrade::{Head, HeadLimits, HeaderSpace, parse_head};
+
+    fn answer(method: &str, path: &str, version: &str) -> String {
+        let text = format!("{method} {path} HTTP/{version}\r\nHost: x\r\n\r\n");
+        let limits = HeadLimits {
+            bytes: 1000,
+            lines: 10,
+        };
+        let mut space = HeaderSpace::new();
+        let Ok(Head::Plain { request, .. }) = parse_head(text.as_bytes(), &mut space, limits)
+        else {
+            panic!("{text}")
+        };
+        let mut out = Vec::new();
+        respond(&request, true, &["/ws".to_owned()], true, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn every_path_and_method_has_its_answer() {
+        for (method, path, expected) in [
+            ("GET", "/", "200"),
+            ("GET", "/healthz", "200"),
+            ("POST", "/healthz", "405"),
+            ("GET", "/ws", "426"),
+            ("HEAD", "/echo", "426"),
+            ("POST", "/ws", "405"),
+            ("GET", "/nowhere", "404"),
+            ("POST", "/nowhere", "404"),
+        ] {
+            for version in ["1.0", "1.1"] {
+                let answer = answer(method, path, version);
+                let status = answer.strip_prefix("HTTP/1.1 ").unwrap();
+                assert!(status.starts_with(expected), "{method} {path}: {answer}");
+                assert_eq!(answer.matches("Connection: close").count(), 1, "{answer}");
+                assert_eq!(answer.contains("\r\nAllow: GET"), expected == "405");
+                let upgrade = "\r\nConnection: close, Upgrade\r\n";
+                assert_eq!(answer.contains(upgrade), expected == "426", "{answer}");
+                assert_eq!(answer.ends_with("\r\n\r\n"), method == "HEAD", "{answer}");
+            }
+        }
     }
 }

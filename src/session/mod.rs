@@ -187,13 +187,7 @@ impl Handler for Session {
             });
         }
         if !self.channel_paths.iter().any(|path| path == request.path) {
-            return Err(Rejection::new(
-                404,
-                format!(
-                    "no WebSocket endpoint here; try {}",
-                    self.channel_paths.join(" or ")
-                ),
-            ));
+            return Err(Rejection::new(404, http::nowhere(&self.channel_paths)));
         }
         // A client that offers only subprotocols we don't speak gets none selected, and decides.
         let json = request

@@ -85,6 +85,7 @@ fn plain_requests_are_answered() {
         ("GET /ws", 426),
         ("GET /echo", 426),
         ("POST /", 405),
+        ("POST /ws", 405),
         ("DELETE /healthz", 405),
     ] {
         let answer = ask(&server, request, "");
@@ -99,6 +100,12 @@ fn plain_requests_are_answered() {
             expected == 426,
             "{request}: {answer}"
         );
+        // RFC 9110 section 7.8.
+        assert_eq!(
+            header(&answer, "Connection").is_some_and(|value| value.contains("Upgrade")),
+            expected == 426,
+            "{request}: {answer}"
+        );
     }
     assert_eq!(body(&ask(&server, "GET /healthz", "")), "ok\n");
 }
@@ -106,6 +113,15 @@ fn plain_requests_are_answered() {
 #[test]
 fn wrong_upgrades_are_refused() {
     let server = Server::start();
+    let unknown = body(&ask(&server, "GET /nowhere", "")).to_owned();
+    for path in ["/nowhere", "/healthz"] {
+        let upgrade = ask(
+            &server,
+            &format!("GET {path}"),
+            &format!("{UPGRADE}{KEY}{VERSION}"),
+        );
+        assert_eq!((status(&upgrade), body(&upgrade)), (404, unknown.as_str()));
+    }
     for (request, headers, expected) in [
         ("GET /nowhere", format!("{UPGRADE}{KEY}{VERSION}"), 404),
         ("POST /ws", format!("{UPGRADE}{KEY}{VERSION}"), 405),
@@ -140,14 +156,20 @@ fn wrong_upgrades_are_refused() {
 }
 
 #[test]
-fn what_is_not_http_is_refused() {
+fn what_is_not_http_1_1_is_refused_or_answered_as_1_0() {
     let server = Server::start();
     let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(9000));
     let many = format!(
         "GET / HTTP/1.1\r\nHost: x\r\n{}\r\n",
         "A: b\r\n".repeat(100)
     );
-    let cases: [(&[u8], u16); 9] = [
+    let cases: [(&[u8], u16); 12] = [
+        (b"GET /healthz HTTP/1.0\r\n\r\n", 200),
+        (b"GET /ws HTTP/1.0\r\n\r\n", 426),
+        (
+            b"GET /ws HTTP/1.0\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+            400,
+        ),
         (
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a TLS hello",
             400,
