@@ -65,8 +65,9 @@ pub(super) fn check(filter: &str) -> Result<(), String> {
         // Nothing between two commas is nothing; nothing behind a module is a mistake.
         let is_missing = word.is_empty() && module.is_some();
         let is_level = !is_missing && word.parse::<LevelFilter>().is_ok();
-        let is_own_module = word == "ringwire" || word.starts_with("ringwire::");
-        if !is_level && !(module.is_none() && is_own_module) {
+        let is_own = word == "ringwire" || word.starts_with("ringwire::");
+        let is_own_module = module.is_none() && is_own;
+        if !(is_level || is_own_module) {
             return Err(wrong(format!("{word:?} is no level")));
         }
     }

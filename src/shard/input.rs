@@ -300,6 +300,7 @@ fn request<H: Handler>(
                     key,
                     generation,
                 };
+                tracing::debug!(connection = %id, ?peer, path = request.path, "opened");
                 handler.open(&mut Context { core }, id, &request);
                 run_events(handler, core);
                 return Some(consumed);
@@ -307,6 +308,13 @@ fn request<H: Handler>(
             Err(rejection) => rejection,
         },
         Ok(Head::Plain { request, .. }) => {
+            tracing::debug!(
+                shard = core.shard,
+                ?peer,
+                method = request.method,
+                path = request.path,
+                "answered a plain request"
+            );
             core.counters.http_requests.add(1);
             core.push_with(key, |out| handler.http(&request, out));
             finish_http(core, key);
@@ -314,6 +322,7 @@ fn request<H: Handler>(
         }
         Err(rejection) => rejection,
     };
+    tracing::debug!(shard = core.shard, ?peer, status = rejection.status, reason = %rejection.reason, "refused");
     core.counters.rejections.add(1);
     core.push_with(key, |out| rejection.write_response(out));
     finish_http(core, key);

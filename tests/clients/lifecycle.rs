@@ -180,6 +180,13 @@ fn a_slow_consumer_is_disconnected_and_nobody_else_waits() {
     let mut again = Client::open(&server);
     assert_eq!(again.subscribe("flood").0, MESSAGES);
     speaker.is_alive();
+    eventually("the log says that somebody was cut off", || {
+        let output = server.output();
+        output
+            .lines()
+            .any(|line| line.contains("INFO") && line.contains("read too slowly"))
+            .then_some(())
+    });
 }
 
 #[test]
