@@ -41,8 +41,10 @@ pub enum LimitError {
     },
     /// RLIMIT_NOFILE is too small for the shards themselves.
     #[error(
-        "the limit of open files is {limit}, but {shards} shards with {listeners} TCP addresses need {needed}: set \
-         `LimitNOFILE={needed}` in the systemd unit, run `ulimit -n {needed}` before, or use fewer shards"
+        "the limit of open files is {limit}, but {needed} are needed for {} with {}: set \
+         `LimitNOFILE={needed}` in the systemd unit, run `ulimit -n {needed}` before, or use fewer shards",
+        count(*.shards, "shard", "shards"),
+        count(*.listeners, "TCP address", "TCP addresses")
     )]
     OpenFiles {
         /// The soft limit, as raised.
@@ -56,12 +58,12 @@ pub enum LimitError {
     },
     /// RLIMIT_MEMLOCK is too small.
     #[error(
-        "the limit of locked memory is {} KiB, but {} KiB are needed for {shards} {} ({} KiB each; a \
+        "the limit of locked memory is {} KiB, but {} KiB are needed for {} ({} KiB each; a \
          smaller ring.completion_entries takes less): set `LimitMEMLOCK={needed_bytes}` or more in the systemd unit, run \
          `ulimit -l {}` before, or use fewer shards",
         .limit_bytes / 1024,
         .needed_bytes / 1024,
-        if *.shards == 1 { "shard" } else { "shards" },
+        count(*.shards, "shard", "shards"),
         .shard_bytes / 1024,
         .needed_bytes / 1024
     )]
@@ -75,6 +77,10 @@ pub enum LimitError {
         /// Shards.
         shards: u64,
     },
+}
+
+fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 /// What the comparison knows of the process.
@@ -273,7 +279,7 @@ mod tests {
             .to_vec();
         let text = compare(&config, 64, 1000, few).unwrap_err().to_string();
         assert!(
-            text.contains("64 shards with 3 TCP addresses need 1025")
+            text.contains("1025 are needed for 64 shards with 3 TCP addresses")
                 && text.contains("fewer shards"),
             "{text}"
         );
