@@ -18,11 +18,6 @@ use std::time::Duration;
 pub const OLDEST_KERNEL: (u32, u32) = (6, 1);
 /// Locked memory that one glommio executor needs, in bytes.
 pub const MEMLOCK_PER_EXECUTOR: u64 = 512 * 1024;
-/// Descriptors of one shard beside its sockets. Measured: 4 of the executor, 2 of the data ring, 2 to
-/// wake it; the rest is for listeners, timers and tasks of the executor.
-const DESCRIPTORS_PER_SHARD: u64 = 16;
-/// Descriptors of the process outside its shards.
-const DESCRIPTORS_OF_PROCESS: u64 = 64;
 
 /// Why a ring cannot be had, and what to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,28 +62,24 @@ pub enum ProbeError {
     Seccomp,
     /// RLIMIT_MEMLOCK is too small.
     #[error(
-        "the limit of locked memory is {limit_bytes} bytes, but {needed_bytes} are needed: set \
-         `LimitMEMLOCK=infinity` in the systemd unit, or run `ulimit -l unlimited` before"
+        "the limit of locked memory, {} KiB, is too small: set `LimitMEMLOCK=infinity` in the systemd \
+         unit, or run `ulimit -l unlimited` before",
+        .limit_bytes / 1024
     )]
     Memlock {
         /// The soft limit.
         limit_bytes: u64,
-        /// What is needed.
-        needed_bytes: u64,
     },
     /// RLIMIT_NOFILE is too small.
     #[error(
-        "the limit of open files is {limit}, but {needed} are needed for {what}: set \
-         `LimitNOFILE={needed}` in the systemd unit, run `ulimit -n {needed}` before, or use more \
-         shards with fewer connections each"
+        "the limit of open files, {limit}, is too small for {what}: set `LimitNOFILE=` in the systemd unit, \
+         or run `ulimit -n` before, with a larger number"
     )]
     OpenFiles {
         /// The soft limit.
         limit: u64,
-        /// What is needed.
-        needed: u64,
         /// For what.
-        what: &'static str,
+        what: String,
     },
     /// A value that no ring can be made with.
     #[error("{what}")]
@@ -184,7 +175,7 @@ pub(super) fn kernel_is_before(version: (u32, u32)) -> bool {
 }
 
 /// Major and minor number of a kernel release ("6.18.44-fc" is 6.18).
-fn kernel_version(release: &str) -> Option<(u32, u32)> {
+pub(crate) fn kernel_version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release
         .split(|character: char| !character.is_ascii_digit())
         .map(str::parse);
@@ -214,24 +205,17 @@ fn classify(step: Step, errno: i32, facts: &Facts) -> ProbeError {
             },
         },
         (libc::EMFILE, _) => {
-            let (needed, what) = match step {
-                Step::Table { slots } => (u64::from(slots), "the sockets of one shard"),
-                _ => (
-                    facts.open_files.unwrap_or(u64::MAX).saturating_mul(2),
-                    "the descriptors of the process",
-                ),
+            let what = match step {
+                Step::Table { slots } => format!("a table of {slots} sockets"),
+                _ => "the descriptors of the process".to_owned(),
             };
             ProbeError::OpenFiles {
                 limit: facts.open_files.unwrap_or(u64::MAX),
-                needed,
                 what,
             }
         }
         (libc::ENOMEM, _) => match facts.memlock_bytes {
-            Some(limit_bytes) => ProbeError::Memlock {
-                limit_bytes,
-                needed_bytes: limit_bytes.saturating_mul(2).max(MEMLOCK_PER_EXECUTOR),
-            },
+            Some(limit_bytes) => ProbeError::Memlock { limit_bytes },
             None => ProbeError::Other {
                 what: step.name(),
                 error: "the kernel is out of memory".into(),
@@ -436,39 +420,6 @@ fn check_result(name: Step, result: i32) -> Result<i32, ProbeError> {
     Ok(result)
 }
 
-/// Checks the limits of this process against what `shards` shards of `slots` sockets each need.
-///
-/// # Errors
-/// The limit that is too small, and what to set it to.
-pub fn check_limits(shards: usize, slots: u32) -> Result<(), ProbeError> {
-    compare_limits(shards as u64, slots.into(), &Facts::read())
-}
-
-fn compare_limits(shards: u64, slots: u64, facts: &Facts) -> Result<(), ProbeError> {
-    if let Some(limit) = facts.open_files {
-        let own = shards * DESCRIPTORS_PER_SHARD + DESCRIPTORS_OF_PROCESS;
-        for (needed, what) in [
-            (slots, "the sockets of one shard"),
-            (own, "the descriptors of the shards themselves"),
-        ] {
-            if limit < needed {
-                return Err(ProbeError::OpenFiles {
-                    limit,
-                    needed,
-                    what,
-                });
-            }
-        }
-    }
-    match facts.memlock_bytes {
-        Some(limit_bytes) if limit_bytes < MEMLOCK_PER_EXECUTOR => Err(ProbeError::Memlock {
-            limit_bytes,
-            needed_bytes: MEMLOCK_PER_EXECUTOR,
-        }),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -587,11 +538,9 @@ mod tests {
     fn memory_is_locked_or_out() {
         let text = sentence(Step::Ring, libc::ENOMEM, &facts());
         assert!(
-            text.contains("8388608") && text.contains("16777216"),
-            "{text}"
-        );
-        assert!(
-            text.contains("LimitMEMLOCK=") && text.contains("ulimit -l"),
+            ["8192 KiB", "LimitMEMLOCK=", "ulimit -l"]
+                .iter()
+                .all(|part| text.contains(part)),
             "{text}"
         );
         let unlimited = Facts {
@@ -605,57 +554,14 @@ mod tests {
     #[test]
     fn a_table_above_the_limit_of_open_files_is_named_with_its_size() {
         let text = sentence(Step::Table { slots: 50_000 }, libc::EMFILE, &facts());
-        assert!(text.contains("20000, but 50000"), "{text}");
         assert!(
-            text.contains("LimitNOFILE=50000") && text.contains("ulimit -n 50000"),
+            text.contains("20000, is too small for a table of 50000 sockets"),
             "{text}"
         );
         let text = sentence(Step::Ring, libc::EMFILE, &facts());
-        assert!(text.contains("LimitNOFILE=40000"), "{text}");
-    }
-
-    #[test]
-    fn limits_are_compared_before_they_are_hit() {
-        compare_limits(2, 20_000, &facts()).unwrap();
-        let unlimited = Facts {
-            open_files: None,
-            memlock_bytes: None,
-            ..facts()
-        };
-        compare_limits(500, 1 << 23, &unlimited).unwrap();
-
-        let error = compare_limits(2, 20_001, &facts()).unwrap_err();
         assert!(
-            matches!(error, ProbeError::OpenFiles { needed: 20_001, .. }),
-            "{error}"
-        );
-        let few = Facts {
-            open_files: Some(1024),
-            ..facts()
-        };
-        let error = compare_limits(64, 1000, &few).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                ProbeError::OpenFiles {
-                    limit: 1024,
-                    needed: 1088,
-                    ..
-                }
-            ),
-            "{error}"
-        );
-        let tight = Facts {
-            memlock_bytes: Some(64 << 10),
-            ..facts()
-        };
-        let error = compare_limits(1, 100, &tight).unwrap_err();
-        assert_eq!(
-            error,
-            ProbeError::Memlock {
-                limit_bytes: 64 << 10,
-                needed_bytes: 512 << 10
-            }
+            text.contains("descriptors of the process") && text.contains("LimitNOFILE="),
+            "{text}"
         );
     }
 

@@ -2,7 +2,7 @@
 //! ring is made, so that the answer is one sentence with the right number, not a shard's `ENOMEM`.
 
 use crate::config::{Config, Listen};
-use crate::ring::probe::MEMLOCK_PER_EXECUTOR;
+use crate::ring::probe::{MEMLOCK_PER_EXECUTOR, kernel_version};
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::{
     CapabilitySet, capabilities, disable_transparent_huge_pages,
@@ -98,7 +98,7 @@ impl Process {
         Self {
             memlock_bytes: getrlimit(Resource::Memlock).current,
             open_files: getrlimit(Resource::Nofile).current,
-            counts_rings: !is_exempt() && version(kernel) >= Some(RINGS_ARE_LOCKED),
+            counts_rings: !is_exempt() && kernel_version(kernel) >= Some(RINGS_ARE_LOCKED),
         }
     }
 }
@@ -106,14 +106,6 @@ impl Process {
 /// Whether nothing that this process locks is counted (CAP_IPC_LOCK). Where it cannot be asked: no.
 fn is_exempt() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK))
-}
-
-/// Major and minor number of a kernel's release.
-fn version(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release
-        .split(|character: char| !character.is_ascii_digit())
-        .map(str::parse);
-    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 /// Checks the limits of this process, on the kernel of this release, against what `shards` shards with
@@ -287,9 +279,9 @@ mod tests {
 
     #[test]
     fn releases_of_kernels_compare() {
-        assert!(version("6.18.44-fc") >= Some(RINGS_ARE_LOCKED));
-        assert!(version("6.14.0") >= Some(RINGS_ARE_LOCKED));
-        assert!(version("6.1.0-30-amd64") < Some(RINGS_ARE_LOCKED));
-        assert!(version("linux") < Some(RINGS_ARE_LOCKED));
+        assert!(kernel_version("6.18.44-fc") >= Some(RINGS_ARE_LOCKED));
+        assert!(kernel_version("6.14.0") >= Some(RINGS_ARE_LOCKED));
+        assert!(kernel_version("6.1.0-30-amd64") < Some(RINGS_ARE_LOCKED));
+        assert!(kernel_version("linux") < Some(RINGS_ARE_LOCKED));
     }
 }

@@ -1,13 +1,12 @@
 //! This machine as it is.
 
-use crate::ring::probe::{check_limits, probe};
+use crate::ring::probe::probe;
 use std::time::Duration;
 
 #[test]
 fn this_machine_can_run_a_ring() {
     let features = probe().unwrap();
     assert!(features.to_string().starts_with("Linux "));
-    check_limits(1, 64).unwrap();
 }
 
 /// Rings that end interrupt the thread that used them, even after they are closed.
