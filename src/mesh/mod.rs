@@ -157,6 +157,32 @@ impl Batch {
         self.messages.push(message);
     }
 
+    /// Keeps what `room_bytes` hold, at least one message; returns the rest.
+    fn split_off(&mut self, room_bytes: usize) -> Self {
+        if self.bytes <= room_bytes {
+            return Self::default();
+        }
+        let mut bytes = 0;
+        let fits = self.messages.iter().take_while(|message| {
+            bytes += message.weight();
+            bytes <= room_bytes
+        });
+        let at = fits.count().max(1);
+        let mut rest = Self {
+            messages: self.messages.split_off(at),
+            bytes: self.bytes,
+        };
+        self.bytes = self.messages.iter().map(Message::weight).sum();
+        rest.bytes -= self.bytes;
+        rest
+    }
+
+    /// Adds what was said later.
+    fn append(&mut self, mut later: Self) {
+        self.messages.append(&mut later.messages);
+        self.bytes += later.bytes;
+    }
+
     /// Whether nothing was said.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -211,16 +237,20 @@ impl Links {
     /// When the shard has ended.
     pub fn send_from_outside(&self, to: usize, message: Message) -> Result<(), ShardGone> {
         let batch = Batch::from(message);
-        self.announce(to, batch.bytes);
+        self.announce(to, batch.bytes, usize::MAX);
         self.senders[to].send(batch).map_err(|_| ShardGone)
     }
 
     /// Counts bytes before they are put into an inbox, so that the receiver never takes out more than
-    /// was counted.
-    fn announce(&self, to: usize, bytes: usize) {
+    /// was counted. False, and nothing counted, when `limit_bytes` wait already: senders that look at
+    /// the same moment cannot make it more than twice as many.
+    fn announce(&self, to: usize, bytes: usize, limit_bytes: usize) -> bool {
         self.loads[to]
             .inbox_bytes
-            .fetch_add(bytes, Ordering::Relaxed);
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| {
+                (waiting < limit_bytes).then_some(waiting + bytes)
+            })
+            .is_ok()
     }
 
     /// Counts bytes that were taken out, or not put in after all.
@@ -313,8 +343,9 @@ pub struct Mesh {
     shard: usize,
     links: Arc<Links>,
     inbox: Receiver<Batch>,
-    /// Per target. Anything is left in it across a turn only where the inbox is full.
     outgoing: Vec<Batch>,
+    /// Bytes of each of them that found the inbox full and had to stay.
+    kept_bytes: Vec<usize>,
     limit_bytes: usize,
 }
 
@@ -334,6 +365,7 @@ impl Mesh {
             links,
             inbox,
             outgoing: (0..shards).map(|_| Batch::default()).collect(),
+            kept_bytes: vec![0; shards],
             limit_bytes,
         }
     }
@@ -351,23 +383,30 @@ impl Mesh {
 
     /// Sends a message at once, ahead of the batch. Returns whether the inbox had room.
     pub fn post_now(&mut self, to: u16, message: Message) -> bool {
-        self.put(to as usize, message.into()).is_ok()
+        self.put(to as usize, message.into(), usize::MAX).is_ok()
     }
 
-    /// Puts a batch into an inbox.
-    fn put(&mut self, to: usize, batch: Batch) -> Result<(), TrySendError<Batch>> {
+    /// Puts a batch into an inbox that holds less than the limit.
+    fn put(
+        &mut self,
+        to: usize,
+        batch: Batch,
+        limit_bytes: usize,
+    ) -> Result<(), TrySendError<Batch>> {
         let bytes = batch.bytes;
-        self.links.announce(to, bytes);
+        if !self.links.announce(to, bytes, limit_bytes) {
+            return Err(TrySendError::Full(batch));
+        }
         self.links.senders[to]
             .try_send(batch)
             .inspect_err(|_| self.links.settle(to, bytes))
     }
 
-    /// Bytes that wait here for `to`, when they are more than the limit: nothing that can be refused
-    /// should be added.
+    /// Bytes that found the inbox of `to` full, when they are more than the limit: nothing that can be
+    /// refused should be added. What a turn adds counts from its end on.
     #[must_use]
     pub fn backlog(&self, to: u16) -> Option<usize> {
-        let bytes = self.outgoing[to as usize].bytes;
+        let bytes = self.kept_bytes[to as usize];
         (bytes > self.limit_bytes).then_some(bytes)
     }
 
@@ -396,24 +435,33 @@ impl Mesh {
             if to == self.shard || self.outgoing[to].is_empty() {
                 continue;
             }
-            // Whoever has an empty inbox gets its batch, however large.
-            let waiting = self.links.inbox_bytes(to);
-            if waiting > 0 && waiting + self.outgoing[to].bytes > self.limit_bytes {
-                kept += 1;
-                continue;
-            }
-            let batch = std::mem::take(&mut self.outgoing[to]);
-            match self.put(to, batch) {
-                Ok(()) => sent(to),
-                Err(TrySendError::Full(batch)) => {
-                    self.outgoing[to] = batch;
-                    kept += 1;
-                }
-                // The shard has ended: the server is going down, nobody is left to tell.
-                Err(TrySendError::Disconnected(_)) => {}
-            }
+            self.flush_to(to, &mut sent);
+            self.kept_bytes[to] = self.outgoing[to].bytes;
+            kept += usize::from(!self.outgoing[to].is_empty());
         }
         kept
+    }
+
+    /// Sends as much of a batch as there is room for.
+    fn flush_to(&mut self, to: usize, sent: &mut impl FnMut(usize)) {
+        let waiting = self.links.inbox_bytes(to);
+        if waiting >= self.limit_bytes.max(1) {
+            return;
+        }
+        let mut batch = std::mem::take(&mut self.outgoing[to]);
+        let rest = batch.split_off(self.limit_bytes - waiting.min(self.limit_bytes));
+        match self.put(to, batch, self.limit_bytes.max(1)) {
+            Ok(()) => {
+                self.outgoing[to] = rest;
+                sent(to);
+            }
+            Err(TrySendError::Full(mut batch)) => {
+                batch.append(rest);
+                self.outgoing[to] = batch;
+            }
+            // The shard has ended: the server is going down, nobody is left to tell.
+            Err(TrySendError::Disconnected(_)) => {}
+        }
     }
 
     /// The next batch from another shard.
@@ -541,8 +589,8 @@ mod tests {
         let weight = publish().weight();
         let waiting = from.links().inbox_bytes(1) + from.pending_bytes();
         assert_eq!(waiting, accepted * weight);
-        assert!(waiting <= 2 * LIMIT_BYTES + weight, "{waiting}");
-        // All of it arrives once the shard goes on, the last part although it is more than the limit.
+        assert!(waiting <= 2 * LIMIT_BYTES + 3 * weight, "{waiting}");
+        // All of it arrives once the shard goes on.
         let mut arrived = 0;
         loop {
             while let Some(batch) = to.receive() {
@@ -551,10 +599,38 @@ mod tests {
             if from.pending_bytes() == 0 {
                 break;
             }
-            assert_eq!(from.flush(|_| ()), 0);
+            from.flush(|_| ());
         }
         assert_eq!(arrived, accepted);
         assert_eq!(from.links().inbox_bytes(1), 0);
+    }
+
+    /// However busy the others are.
+    #[test]
+    fn a_batch_larger_than_the_room_leaves_in_parts() {
+        const LIMIT_BYTES: usize = 5000;
+        let (links, mut inboxes) = Links::new(3);
+        let mut to = Mesh::new(2, Arc::clone(&links), inboxes.pop().unwrap(), LIMIT_BYTES);
+        let mut busy = Mesh::new(1, Arc::clone(&links), inboxes.pop().unwrap(), LIMIT_BYTES);
+        let mut from = Mesh::new(0, links, inboxes.pop().unwrap(), LIMIT_BYTES);
+        for serial in 0..1000 {
+            from.post(2, disinterest(serial));
+        }
+        let mut seen = Vec::new();
+        for _ in 0..1000 {
+            // The inbox is never empty when this one looks.
+            busy.post(2, publish());
+            busy.flush(|_| ());
+            from.flush(|_| ());
+            assert!(from.links().inbox_bytes(2) <= LIMIT_BYTES);
+            while let Some(mut batch) = to.receive() {
+                batch
+                    .messages
+                    .retain(|message| matches!(message, Message::Disinterest { .. }));
+                seen.extend(serials(&batch));
+            }
+        }
+        assert_eq!(seen, (0..1000).collect::<Vec<_>>());
     }
 
     #[test]

@@ -77,6 +77,18 @@ pub enum LimitError {
         /// Shards.
         shards: u64,
     },
+    /// RLIMIT_MEMLOCK is less than an executor asks for, whether it needs it or not.
+    #[error(
+        "the limit of locked memory is {} KiB, but at least {} KiB are needed: set \
+         `LimitMEMLOCK={MEMLOCK_PER_EXECUTOR}` or more in the systemd unit, or run `ulimit -l {}` before",
+        .limit_bytes / 1024,
+        MEMLOCK_PER_EXECUTOR / 1024,
+        MEMLOCK_PER_EXECUTOR / 1024
+    )]
+    LeastMemlock {
+        /// The soft limit.
+        limit_bytes: u64,
+    },
 }
 
 fn count(number: u64, one: &str, many: &str) -> String {
@@ -145,18 +157,17 @@ fn compare(config: &Config, shards: u64, slots: u64, process: Process) -> Result
     }
     if let Some(limit_bytes) = process.memlock_bytes {
         let shard_bytes = shard_bytes(config);
-        // The executor looks for its least itself, whoever counts.
-        let mut needed_bytes = MEMLOCK_PER_EXECUTOR;
-        if process.counts_rings {
-            needed_bytes = needed_bytes.max(shards * shard_bytes + PROBE_BYTES);
-        }
-        if limit_bytes < needed_bytes {
+        let needed_bytes = shards * shard_bytes + PROBE_BYTES;
+        if process.counts_rings && limit_bytes < needed_bytes {
             return Err(LimitError::Memlock {
                 limit_bytes,
                 needed_bytes,
                 shard_bytes,
                 shards,
             });
+        }
+        if limit_bytes < MEMLOCK_PER_EXECUTOR {
+            return Err(LimitError::LeastMemlock { limit_bytes });
         }
     }
     Ok(())
@@ -246,7 +257,8 @@ mod tests {
         };
         let text = compare(&config, 1, 100, tight).unwrap_err().to_string();
         assert!(
-            text.contains("is 64 KiB, but 512 KiB are needed for 1 shard ("),
+            text.contains("is 64 KiB, but at least 512 KiB are needed")
+                && !text.contains("fewer shards"),
             "{text}"
         );
     }

@@ -340,7 +340,7 @@ impl Running {
     /// server was asked to end. Threads that still run are left to the end of the process.
     pub fn wait(mut self, drain_ms: u32) -> Result<(), StartError> {
         let mut failed = None;
-        let mut asked_at = None;
+        let (mut asked_at, mut told_at) = (None, None::<Instant>);
         let mut running = self.threads.len();
         let mut slow = SlowNews::default();
         while running > 0 {
@@ -361,7 +361,10 @@ impl Running {
                 if drain_ms == 0 {
                     // Nobody is open when everybody has been told, and what is told leaves with the
                     // same turn: two looks further on it has.
-                    let told = self.totals().open == 0 && waited >= 2 * POLL;
+                    if self.totals().open == 0 {
+                        told_at.get_or_insert_with(Instant::now);
+                    }
+                    let told = told_at.is_some_and(|at| at.elapsed() >= 2 * POLL);
                     if !told && waited < FAREWELLS {
                         continue;
                     }

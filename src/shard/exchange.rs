@@ -104,12 +104,15 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                     receipt,
                     pending_bytes,
                 } => {
-                    self.core.events.push_back(Event::Refused {
-                        connection: publisher(&receipt),
-                        refusal: Refusal::Busy { pending_bytes },
-                        tag: receipt.tag,
-                    });
-                    run_events(&mut self.handler, &mut self.core);
+                    let connection = publisher(&receipt);
+                    if self.core.is_open(connection) {
+                        self.core.events.push_back(Event::Refused {
+                            connection,
+                            refusal: Refusal::Busy { pending_bytes },
+                            tag: receipt.tag,
+                        });
+                        run_events(&mut self.handler, &mut self.core);
+                    }
                 }
                 other => self.core.at_home(other),
             }

@@ -132,7 +132,8 @@ pub trait Handler: 'static {
     }
 
     /// A publish that [`Context::publish`] took was refused on its way: a shard with subscribers does
-    /// not keep up. Nobody got it. `tag` is that of the publish, if it had one.
+    /// not keep up. Nobody got it. `tag` is that of the publish, if it had one. Not called for
+    /// connections that have ended meanwhile.
     fn refused(
         &mut self,
         context: &mut Context<'_>,
@@ -287,7 +288,8 @@ impl Context<'_> {
     }
 
     /// Publishes on behalf of the application itself: also about a connection that has just ended,
-    /// from [`Handler::close`].
+    /// from [`Handler::close`]. Nobody is told when it is refused later, on its way
+    /// ([`Handler::refused`]); it is counted (`publishes_refused`).
     ///
     /// # Errors
     /// When the channel's home shard does not keep up.

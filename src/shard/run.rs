@@ -86,17 +86,22 @@ fn wall_ms() -> u64 {
 /// When the ring is unusable.
 pub async fn run<H: Handler>(mut shard: Shard<Uring, H>, waiting: Waiting) -> io::Result<()> {
     let mut parker = Parker::new(&mut shard.ring)?;
+    let mut clock = TurnClock::new();
     let tickers: Vec<_> = (1..=TICKERS)
         .map(|ticks| {
+            let mut next = clock.now + waiting.ticker * ticks;
             glommio::spawn_local(async move {
-                glommio::timer::sleep(waiting.ticker * ticks).await;
                 loop {
-                    glommio::timer::sleep(waiting.ticker * TICKERS).await;
+                    let now = Instant::now();
+                    glommio::timer::sleep(next.saturating_duration_since(now)).await;
+                    // Always at its own times: a long turn must not make all of them tick together.
+                    while next <= Instant::now() {
+                        next += waiting.ticker * TICKERS;
+                    }
                 }
             })
         })
         .collect();
-    let mut clock = TurnClock::new();
     let mut passed_at = clock.now;
     let wait_us = waiting.wait_us.max(waiting.min_wait_us);
     let wait = match waiting.min_wait_us {

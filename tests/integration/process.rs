@@ -125,14 +125,21 @@ fn a_signal_during_the_start_drains_too() {
         .spawn()
         .unwrap();
     let threads = format!("/proc/{}/task", child.id());
-    eventually("signals are caught", || {
-        fs::read_dir(&threads)
-            .ok()?
-            .filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok())
-            // Names of threads have 15 bytes at most.
-            .find(|name| name.starts_with("ringwire-signal"))
-    });
+    let named = |prefix: &str| -> Vec<i32> {
+        let tasks = fs::read_dir(&threads).into_iter().flatten().flatten();
+        tasks
+            .filter(|task| {
+                fs::read_to_string(task.path().join("comm"))
+                    .is_ok_and(|name| name.starts_with(prefix))
+            })
+            .filter_map(|task| task.file_name().to_str()?.parse().ok())
+            .collect()
+    };
+    // Names of threads have 15 bytes at most.
+    let catcher = eventually("signals are caught", || named("ringwire-signal").pop());
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    // Threads are numbered as they are made: this one before all shards.
+    assert!(named("shard-").iter().all(|shard| *shard > catcher));
     let status = eventually("it ends", || child.try_wait().unwrap());
     assert_eq!(status.code(), Some(0));
 }

@@ -394,7 +394,8 @@ impl World {
         let socket = self.in_slot(ring, slot, token);
         let result = if self.random.chance(self.faults.hand_over_errors) {
             // Rarely, or no table would have places left.
-            let error = if self.random.chance(10) {
+            let overflows = std::mem::take(&mut self.overflow_next) || self.random.chance(10);
+            let error = if overflows {
                 libc::EOVERFLOW
             } else {
                 libc::ENOMEM

@@ -170,6 +170,8 @@ pub(crate) struct World {
     pub(super) rings: Vec<RingState>,
     pub(super) sockets: Vec<Socket>,
     pub(crate) now_ms: u64,
+    /// The next handing over that fails leaves its socket in the other table.
+    pub(crate) overflow_next: bool,
     /// A socket that leaves a table is closed only in the end (Linux before 6.13).
     pub(crate) closes_late: bool,
     /// Completions of this operation are held back.
@@ -186,6 +188,7 @@ impl World {
             rings: Vec::new(),
             sockets: Vec::new(),
             now_ms: 0,
+            overflow_next: false,
             closes_late: false,
             hold: None,
             trace: None,

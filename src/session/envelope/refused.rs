@@ -59,23 +59,25 @@ impl<'de> Deserialize<'de> for Fields<'de> {
 
 /// Says what is wrong with a message that cannot be read.
 pub(super) fn explain(text: &[u8]) -> Refused<'_> {
-    let first = text.trim_ascii_start().first();
-    if first.is_some_and(|first| *first != b'{')
-        && serde_json::from_slice::<IgnoredAny>(text).is_ok()
-    {
-        let found = kind(text.trim_ascii_start());
-        let error = format!("expected one JSON object with a \"type\", not {found}");
+    let not_json = |error: serde_json::Error| Refused {
+        code: "invalid_json",
+        error: format!("not JSON: {error}"),
+        id: None,
+    };
+    if let Err(error) = serde_json::from_slice::<IgnoredAny>(text) {
+        return not_json(error);
+    }
+    let value = text.trim_ascii_start();
+    if value.first() != Some(&b'{') {
+        let error = format!(
+            "expected one JSON object with a \"type\", not {}",
+            kind(value)
+        );
         return invalid(error, None);
     }
     let fields: Fields<'_> = match serde_json::from_slice(text) {
         Ok(fields) => fields,
-        Err(error) => {
-            return Refused {
-                code: "invalid_json",
-                error: format!("not JSON: {error}"),
-                id: None,
-            };
-        }
+        Err(error) => return not_json(error),
     };
     let id = fields.values[ID]
         .map(RawValue::get)
@@ -203,6 +205,18 @@ mod tests {
                 error.starts_with("not JSON: ") && error.contains(" line 1 "),
                 "{text}: {error}"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_not_json_says_what() {
+        for (text, words) in [
+            ("7 8", "trailing characters"),
+            ("[1", "EOF"),
+            ("{\"id\":1,}", "key must be a string"),
+        ] {
+            let (_, error, _) = refused(text);
+            assert!(error.contains(words), "{text}: {error}");
         }
     }
 

@@ -139,6 +139,29 @@ fn a_slot_is_not_used_again_while_a_shutdown_looks_for_it() {
     assert_eq!(second.hear(&server), [text("still here")]);
 }
 
+/// Nobody can close it in the other table.
+#[test]
+fn a_connection_that_is_lost_on_its_way_to_another_shard_is_told() {
+    let mut server = server(2, 8, |_| ());
+    server.world.borrow_mut().faults.hand_over_errors = 1000;
+    server.world.borrow_mut().overflow_next = true;
+    let peers: Vec<_> = (0..4)
+        .map(|_| Peer::connect(&mut server, 0, WINDOW))
+        .collect();
+    server.rest();
+    assert_eq!(server.world.borrow().lost_places(1), 1);
+    let ended: Vec<_> = peers
+        .iter()
+        .filter_map(|peer| peer.ended(&server))
+        .collect();
+    assert_eq!(ended, [End::Fin]);
+    // The place stays counted: an accept into a full table would lose a connection.
+    assert_eq!(
+        server.links.places(1),
+        1 + server.shard(1).accepting.in_flight()
+    );
+}
+
 /// As on Linux before 6.13.
 #[test]
 fn where_sockets_close_late_their_peers_are_told() {
