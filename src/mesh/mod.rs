@@ -411,8 +411,8 @@ impl Mesh {
     }
 
     /// Bytes that wait here for other shards.
-    #[must_use]
-    pub fn pending_bytes(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn pending_bytes(&self) -> usize {
         self.outgoing.iter().map(|batch| batch.bytes).sum()
     }
 
@@ -481,12 +481,6 @@ impl Mesh {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.inbox.is_empty()
-    }
-
-    /// The inbox, for a thread about to sleep to look at once more.
-    #[must_use]
-    pub fn inbox(&self) -> &Receiver<Batch> {
-        &self.inbox
     }
 }
 

@@ -258,8 +258,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// entry stays until its last completion.
     fn kill(&mut self, key: u32) {
         if self.end(key) {
-            let tell = self.ring.closes_late();
-            self.close(key, tell);
+            self.close(key, false);
         }
     }
 
@@ -292,14 +291,13 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         if let Some(connection) = self.core.connections.get_mut(key as usize) {
             connection.flags.clear(Flags::SHUTTING);
             if connection.phase == Phase::Dead {
-                let tell = self.ring.closes_late();
-                self.close(key, tell);
+                self.close(key, false);
             }
         }
     }
 
     /// Closes the socket of a dead connection as soon as nothing else needs its slot. `tell`: the close
-    /// alone would not tell the peer.
+    /// alone would not tell the peer, also where sockets close at once.
     fn close(&mut self, key: u32, tell: bool) {
         let Some(connection) = self.core.connections.get_mut(key as usize) else {
             return;
@@ -308,6 +306,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             return;
         }
         let (slot, generation) = (connection.slot, connection.generation);
+        let tell = tell || self.ring.closes_late();
         if tell && !connection.flags.any(Flags::LEAVING) {
             connection.flags.set(Flags::SHUTTING | Flags::LEAVING);
             connection.in_flight += 1;

@@ -34,7 +34,8 @@ pub struct Waiting {
     /// Gather completions at least this long per wait, in microseconds; 0: take the first.
     pub min_wait_us: u32,
     /// The executor wakes at least this often, whatever happens: glommio 0.9 can park while a task
-    /// is runnable, and a timer is what brings it back. Bounds such a stall. (`TICKERS` says why several tasks do it.)
+    /// is runnable, and a timer is what brings it back. Bounds such a stall. (`TICKERS` says why several
+    /// tasks do it.)
     pub ticker: Duration,
 }
 

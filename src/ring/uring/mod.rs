@@ -34,8 +34,8 @@ const MAX_ENTERS_PER_TURN: u32 = 64;
 const MIN_WAIT_COMPLETIONS: u32 = 256;
 /// Sends of at most this many bytes nearly always find room in the socket's buffer.
 const PROMPT_SEND_BYTES: u32 = 16 << 10;
-/// Sends that are submitted together with the wait for what comes next. More are worth a call of
-/// their own.
+/// Sends that are submitted together with the wait for what comes next. With more of them the call
+/// returns when they are done, and the wait is another one.
 const SENDS_PER_WAIT: u32 = 32;
 /// How long dropping a ring waits for its requests before it leaks what they use.
 const TEARDOWN: Duration = Duration::from_secs(5);
