@@ -80,8 +80,19 @@ pub(crate) struct Profiled {
 }
 
 impl Setup {
-    /// User time and system calls per message, both from the same traffic; needs `perf`.
-    pub(crate) fn profiled(&self, launch: &Launch, plan: &Plan) -> anyhow::Result<Profiled> {
+    /// User time and system calls per message, both from the same traffic; needs `perf`. `neighbour`
+    /// is another server that has the same traffic at the same time and is not measured.
+    pub(crate) fn profiled(
+        &self,
+        launch: &Launch,
+        plan: &Plan,
+        neighbour: Option<&Launch>,
+    ) -> anyhow::Result<Profiled> {
+        if let Some(neighbour) = neighbour {
+            let measured =
+                self.with_traffic(neighbour, plan, |_, _| self.profiled(launch, plan, None))?;
+            return Ok(measured.0);
+        }
         let data = self.out.join("perf.data");
         let (profiled, _) = self.with_traffic(launch, plan, |server, load| {
             let (began, cpu, counts) = (Instant::now(), server.process.cpu()?, load.counts());

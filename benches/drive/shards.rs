@@ -3,8 +3,13 @@
 //! User time per message falls with the messages that a turn handles, and that number is not ours
 //! to set: it comes out of the race between client and server. So one shard is measured at several
 //! loads, which gives its user time as a line over system calls (that is, turns) per message; two
-//! shards are compared with the point of that line that has as many. Each shard shares its core
-//! with one client thread, in either case.
+//! shards are compared with the point of that line that has as many.
+//!
+//! What is left must be what two shards of one server do to each other, so one shard is measured
+//! under the same conditions: beside another server of one shard, for cores may share more than one
+//! sees, most of all in virtual machines; and with clients on both cores, for the kernel spreads
+//! connections over shards without asking where the client runs, so that a server of two shards
+//! serves half of its clients across cores.
 
 use ringwire::load::statistics::median;
 use ringwire::load::{EchoPlan, Plan, Scenario};
@@ -68,7 +73,10 @@ pub(crate) fn run(
     let mut report = Report::begin("shards");
     let cores = [setup.server_core, setup.client_core];
     let (one, two) = (launch(&cores[..1]), launch(&cores));
+    let mut beside = launch(&cores[1..]);
+    beside.name.push_str("-beside");
     report.server(&one);
+    report.server(&beside);
     report.server(&two);
     println!();
     let divide = if quick { 5 } else { 1 };
@@ -113,8 +121,11 @@ pub(crate) fn run(
                     "{traffic}, {} shards, {} connections, round {round} …",
                     point.shards, point.connections
                 );
-                let launch = if point.shards == 1 { &one } else { &two };
-                let profiled = setup.profiled(launch, &point.plan)?;
+                let profiled = if point.shards == 1 {
+                    setup.profiled(&one, &point.plan, Some(&beside))?
+                } else {
+                    setup.profiled(&two, &point.plan, None)?
+                };
                 report.keep(&Round {
                     traffic,
                     shards: point.shards,
@@ -134,10 +145,10 @@ pub(crate) fn run(
     report.end(&setup.out)
 }
 
-/// One client thread on each shard's core.
+/// For each shard one client thread on each core.
 fn placed(mut plan: Plan, cores: &[usize], shards: u32) -> Plan {
-    plan.workers = shards;
-    plan.cores = cores[..shards as usize].to_vec();
+    plan.workers = shards * u32::try_from(cores.len()).unwrap_or(1);
+    plan.cores = cores.repeat(shards as usize);
     plan.spin = false;
     plan
 }
