@@ -159,6 +159,114 @@ fn check_names_line_and_column_of_every_problem() {
 }
 
 #[test]
+fn check_names_every_mistake_in_rules_for_channels() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = write(
+        folder.path(),
+        "[[channels]]\n\
+         match = \"chat:*\"\n\
+         allow.publish = \"everbody\"\n\
+         history.size = 200000\n\
+         \n\
+         [[channels]]\n\
+         match = \"chat:vip:*\"\n\
+         histroy.size = 10\n\
+         \n\
+         [[channels]]\n\
+         allow.subscribe = [\"42\", \"42\"]\n\
+         \n\
+         [[channels]]\n\
+         match = \"news\"\n\
+         allow.publish = \"named\"\n\
+         data_bytes = \"2MiB\"\n\
+         history.last_on_subscribe = true\n",
+    );
+    let output = ringwire(&["config", "check", "--config", &path], &[]);
+    assert_eq!(output.code, Some(2));
+    let expected = [
+        ("3:17: channels[0].allow.publish", "did you mean everyone?"),
+        (
+            "4:16: channels[0].history.size",
+            "allowed: 0 (no history) or 1 to 100000",
+        ),
+        (
+            "7:9: channels[1].match",
+            "`chat:vip:*` is unreachable: `chat:*` in line 2 comes first and matches all of it",
+        ),
+        (
+            "8:1: channels[1].histroy",
+            "did you mean [channels.history]?",
+        ),
+        ("10:1: channels[2]", "match is missing"),
+        (
+            "11:26: channels[2].allow.subscribe",
+            "\"42\" is listed twice",
+        ),
+        (
+            "14:9: channels[3].match",
+            "add a last rule with match = \"*\"",
+        ),
+        (
+            "15:17: channels[3].allow.publish",
+            "named allows nobody here",
+        ),
+        (
+            "16:14: channels[3].data_bytes",
+            "2 MiB is more than the largest message (client.message_bytes, 1 MiB)",
+        ),
+        (
+            "17:29: channels[3].history.last_on_subscribe",
+            "set history.size to at least 1",
+        ),
+    ];
+    let lines: Vec<&str> = output.err.lines().collect();
+    assert_eq!(lines.len(), expected.len() + 1, "{}", output.err);
+    for (line, (place, words)) in lines.iter().zip(expected) {
+        assert!(
+            line.starts_with(&format!("error: {path}:{place}: ")) && line.contains(words),
+            "{line}\nis not\n{place} … {words}"
+        );
+    }
+    assert!(lines[expected.len()].contains("10 problems"));
+
+    // What they say to do makes it good; rules can be printed and read back.
+    let path = write(
+        folder.path(),
+        "client.message_bytes = \"2MiB\"\n\
+         [[channels]]\n\
+         match = \"chat:vip:*\"\n\
+         allow.subscribe = [\"42\", \"43\"]\n\
+         [[channels]]\n\
+         match = \"chat:*\"\n\
+         history.size = 10\n\
+         [[channels]]\n\
+         match = \"*\"\n\
+         data_bytes = \"2MiB\"\n",
+    );
+    let first = ringwire(&["config", "print", "--config", &path], &[]);
+    assert_eq!(first.code, Some(0), "{}", first.err);
+    let rules = |path: &str| {
+        let output = ringwire(&["config", "print", "--json", "--config", path], &[]);
+        let json: serde_json::Value = serde_json::from_str(&output.out).expect("JSON");
+        let rules = json["channels"].as_array().expect("a list").clone();
+        rules
+            .into_iter()
+            .map(|rule| {
+                let settings = rule.as_object().expect("an object").clone();
+                settings
+                    .into_iter()
+                    .map(|(key, entry)| (key, entry["value"].clone()))
+                    .collect::<Vec<_>>()
+            })
+            .collect::<Vec<_>>()
+    };
+    let before = rules(&path);
+    assert_eq!(before.len(), 3);
+    assert!(before[0].contains(&("match".into(), "chat:vip:*".into())));
+    assert_eq!(rules(&write(folder.path(), &first.out)), before);
+}
+
+#[test]
 fn a_good_configuration_is_called_good() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = write(

@@ -52,6 +52,9 @@ fn value_name(setting: &Setting) -> &'static str {
         Kind::Cores => "LIST",
         Kind::Paths => "PATH",
         Kind::Filter => "FILTER",
+        Kind::Pattern => "PATTERN",
+        Kind::Access { .. } => "WHO",
+        Kind::Networks => "NETWORK",
         Kind::Switch => "BOOL",
         Kind::Number(_) => match setting.unit() {
             Some("bytes") => "SIZE",

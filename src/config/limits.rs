@@ -1,7 +1,7 @@
 //! Every bound of the system, each with its unit and its reason.
 //!
-//! A [`Bound`] belongs to one setting of [`super::settings::SETTINGS`], which is where its name is;
-//! the plain constants are bounds that nobody can set. Relations between them are asserted at the
+//! A [`Bound`] belongs to one setting of [`super::settings::SETTINGS`] or
+//! [`super::rule_settings::RULE_SETTINGS`], which is where its name is; the plain constants are bounds that nobody can set. Relations between them are asserted at the
 //! end of this file, at compile time.
 
 /// What a number counts.
@@ -97,6 +97,7 @@ const GIB: u64 = 1024 * MIB;
 const SECOND_MS: u64 = 1_000;
 const MINUTE_MS: u64 = 60 * SECOND_MS;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
+const DAY_MS: u64 = 24 * HOUR_MS;
 
 // ---- Bounds that are not settings ------------------------------------------------------------
 
@@ -133,6 +134,25 @@ pub const MAX_WEBSOCKET_PATH_BYTES: usize = 255;
 
 /// Highest index of a core: `sched_setaffinity` is called with a `cpu_set_t`, which has 1,024 bits.
 pub const MAX_CORE: usize = 1023;
+
+/// Rules for channels. A publish to a channel that its shard does not know compares the name with the
+/// patterns in turn.
+pub const MAX_CHANNEL_RULES: usize = 256;
+
+/// Bytes of a rule's pattern: no channel's name is longer (`client.channel_name_bytes`).
+pub const MAX_CHANNEL_PATTERN_BYTES: usize = 1024;
+
+/// User ids that one setting may list. Who has more than these needs a backend to ask, not a file to
+/// edit.
+pub const MAX_LISTED_USERS: usize = 1000;
+
+/// Bytes of a user id: it is repeated in every message that the user publishes. A UUID has 36, and few
+/// e-mail addresses have more than 64.
+pub const MAX_USER_ID_BYTES: usize = 128;
+
+/// Networks whose `X-User-ID` is believed. They are compared one after another at each handshake; a
+/// proxy has one or two, a cloud's load balancer a dozen.
+pub const MAX_TRUSTED_PEERS: usize = 64;
 
 /// Bytes of a configuration file: hundreds of times a file with every setting in it. A path that
 /// names a device or a log by mistake must not fill the memory.
@@ -319,6 +339,51 @@ pub const MESH_PENDING_BYTES: Bound = Bound::new(
     "what a stalled shard may cost in memory; beyond it, publishers are told to slow down. Must hold the largest message (client.message_bytes) with its envelope",
 );
 
+// ---- Channels and their history ------------------------------------------------------------------
+
+/// `channels.data_bytes`.
+pub const CHANNEL_DATA_BYTES: Bound = Bound::auto(
+    Unit::Bytes,
+    1,
+    256 * MIB,
+    "data comes in a message, and no message is larger than client.message_bytes. A channel for short \
+     messages can refuse longer ones, of which each subscriber would get a copy",
+);
+
+/// `channels.history.size`.
+pub const HISTORY_SIZE: Bound = Bound::new(
+    Unit::Count,
+    0,
+    1,
+    100_000,
+    "every message that is kept is memory: 100,000 of 1 KiB are 98 MiB for one channel, more than \
+     history.shard_bytes allows a whole shard unless it is raised. Who has to keep more needs a \
+     database",
+)
+.or_zero("no history");
+
+/// `channels.history.ttl_ms`.
+pub const HISTORY_TTL_MS: Bound = Bound::new(
+    Unit::Milliseconds,
+    5 * MINUTE_MS,
+    SECOND_MS,
+    30 * DAY_MS,
+    "5 minutes are enough for a tunnel, a page that is loaded again or a restart of the client. Under \
+     1 s a message is gone before a client has reconnected. History is lost with the process, and few \
+     run for 30 days without an update",
+);
+
+/// `history.shard_bytes`.
+pub const HISTORY_SHARD_BYTES: Bound = Bound::new(
+    Unit::Bytes,
+    64 * MIB,
+    MIB,
+    64 * GIB,
+    "rules bound the history of one channel, and clients choose how many channels there are: this \
+     bounds what all of them cost together. Under 1 MiB not even one large message fits; more than \
+     64 GiB is more than a core's share of most machines",
+);
+
 // ---- The ring --------------------------------------------------------------------------------
 
 /// `ring.entries`.
@@ -391,7 +456,7 @@ pub const RING_MIN_WAIT_US: Bound = Bound::new(
 // ---- Relations -------------------------------------------------------------------------------
 
 /// Every bound that is a setting, for the assertions below.
-const ALL: [&Bound; 23] = [
+const ALL: [&Bound; 27] = [
     &SHARDS,
     &HEARTBEAT_INTERVAL_MS,
     &HEARTBEAT_TIMEOUT_MS,
@@ -409,6 +474,10 @@ const ALL: [&Bound; 23] = [
     &CHANNELS,
     &CHANNEL_NAME_BYTES,
     &MESH_PENDING_BYTES,
+    &CHANNEL_DATA_BYTES,
+    &HISTORY_SIZE,
+    &HISTORY_TTL_MS,
+    &HISTORY_SHARD_BYTES,
     &RING_ENTRIES,
     &RING_COMPLETION_ENTRIES,
     &RING_BUFFERS,
@@ -438,12 +507,15 @@ const _: () = {
     assert!(HEARTBEAT_INTERVAL_MS.max <= u32::MAX as u64);
     assert!(WRITE_TIMEOUT_MS.max <= u32::MAX as u64);
     assert!(DRAIN_TIMEOUT_MS.max <= u32::MAX as u64);
+    assert!(HISTORY_SIZE.max <= u32::MAX as u64);
+    assert!(HISTORY_TTL_MS.max <= u32::MAX as u64);
     assert!(RING_BUFFERS.max <= u16::MAX as u64);
     assert!(RING_LARGE_BUFFERS.max <= u16::MAX as u64);
     assert!(
         MESH_PENDING_BYTES.max <= usize::MAX as u64,
         "ringwire needs a 64-bit machine"
     );
+    assert!(HISTORY_SHARD_BYTES.max <= usize::MAX as u64);
 
     // A key in a token has 24 bits.
     assert!(MAX_CONNECTIONS_PER_SHARD <= 1 << 24);
@@ -457,6 +529,11 @@ const _: () = {
 
     // A channel's name and a user's, six bytes per byte when escaped, and the fixed fields.
     assert!(2 * 6 * CHANNEL_NAME_BYTES.max + 4 * KIB <= ENVELOPE_BYTES);
+    assert!(MAX_USER_ID_BYTES as u64 <= CHANNEL_NAME_BYTES.max);
+
+    // Every channel's name can be a pattern, and a rule can allow what a message may carry.
+    assert!(MAX_CHANNEL_PATTERN_BYTES as u64 == CHANNEL_NAME_BYTES.max);
+    assert!(CHANNEL_DATA_BYTES.max == MESSAGE_BYTES.max);
 
     // A path, the word GET, the version and the headers of an upgrade fit into any head.
     assert!(MAX_WEBSOCKET_PATH_BYTES as u64 + 257 <= HEAD_BYTES.min);

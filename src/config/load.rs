@@ -9,12 +9,15 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
-use super::limits::{ENVELOPE_BYTES, MAX_CONFIG_FILE_BYTES, Unit};
-use super::settings::{self, CONFIG_VARIABLE, SECTIONS, SETTINGS, Setting, VARIABLE_PREFIX};
+use super::check::{self, Place};
+use super::help::{similar, unknown_key};
+use super::limits::{ENVELOPE_BYTES, MAX_CHANNEL_RULES, MAX_CONFIG_FILE_BYTES, Unit};
+use super::rule_settings::MATCH;
+use super::settings::{self, CONFIG_VARIABLE, Owner, RULES, SETTINGS, Setting, VARIABLE_PREFIX};
 use super::value::{self, Fault, Value};
-use super::{Config, ConfigError, Origin, check, read};
+use super::{ChannelRule, Config, ConfigError, Origin, read};
 
 /// What a configuration is made from. Flags > environment > file > defaults.
 #[derive(Clone, Debug, Default)]
@@ -47,7 +50,10 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
     /// What was changed to make settings fit each other, for the person who starts the server.
     pub notes: Vec<String>,
+    /// By index in [`SETTINGS`].
     origins: Vec<Origin>,
+    /// By rule, then by index in [`super::rule_settings::RULE_SETTINGS`].
+    rule_origins: Vec<Vec<Origin>>,
 }
 
 impl Loaded {
@@ -56,7 +62,15 @@ impl Loaded {
     /// # Panics
     /// When there is no setting with this key.
     pub fn origin(&self, key: &str) -> &Origin {
-        &self.origins[index(key)]
+        &self.origins[index::<Config>(key)]
+    }
+
+    /// Where the value of a setting of a rule for channels came from. Rules count from 0.
+    ///
+    /// # Panics
+    /// When there is no such rule, or no setting with this key.
+    pub fn rule_origin(&self, rule: usize, key: &str) -> &Origin {
+        &self.rule_origins[rule][index::<ChannelRule>(key)]
     }
 }
 
@@ -65,10 +79,17 @@ impl Loaded {
 /// # Errors
 /// Every problem of every source, in the order file, environment, flags, and in the file's order.
 pub fn load(sources: &Sources) -> Result<Loaded, Vec<ConfigError>> {
+    let mut config = Config::default();
+    let rules = std::mem::take(&mut config.channels);
     let mut loader = Loader {
-        config: Config::default(),
-        origins: vec![Origin::Default; SETTINGS.len()],
-        broken: vec![false; SETTINGS.len()],
+        server: Reading::new(config, String::new()),
+        rules: rules
+            .into_iter()
+            .enumerate()
+            .map(|(rule, default)| Reading::new(default, rule_prefix(rule)))
+            .collect(),
+        rules_origin: Origin::Default,
+        rules_broken: false,
         errors: Vec::new(),
     };
     let environment = variables(&sources.environment, &mut loader.errors);
@@ -84,24 +105,19 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<ConfigError>> {
     loader.environment(&environment);
     loader.flags(&sources.flags);
     let notes = loader.raise();
-    loader.cross_check();
-    if loader.errors.is_empty() {
-        Ok(Loaded {
-            config: loader.config,
-            file,
-            notes,
-            origins: loader.origins,
-        })
-    } else {
-        Err(loader.errors)
-    }
+    loader.finish(file, notes)
 }
 
-fn index(key: &str) -> usize {
-    SETTINGS
+fn index<T: Owner>(key: &str) -> usize {
+    T::SETTINGS
         .iter()
         .position(|setting| setting.key == key)
         .expect("a key of the table")
+}
+
+/// What the keys of a rule begin with in messages.
+fn rule_prefix(rule: usize) -> String {
+    format!("{RULES}[{rule}].")
 }
 
 /// Our variables as text; the others are none of our business.
@@ -129,41 +145,111 @@ fn variables(all: &[(OsString, OsString)], errors: &mut Vec<ConfigError>) -> Vec
     ours
 }
 
-struct Loader {
-    config: Config,
-    /// By index in [`SETTINGS`].
+/// Something whose settings are being read.
+struct Reading<T: Owner> {
+    /// It, with the values that were read so far.
+    owner: T,
+    /// Where each value came from, by index in the table.
     origins: Vec<Origin>,
     /// Settings with an error, whose default must not be judged in their place.
     broken: Vec<bool>,
-    errors: Vec<ConfigError>,
+    /// What its keys begin with in messages: nothing, or `channels[2].`.
+    prefix: String,
 }
 
-impl Loader {
+impl<T: Owner> Reading<T> {
+    fn new(owner: T, prefix: String) -> Reading<T> {
+        Reading {
+            owner,
+            origins: vec![Origin::Default; T::SETTINGS.len()],
+            broken: vec![false; T::SETTINGS.len()],
+            prefix,
+        }
+    }
+
     fn apply(
         &mut self,
-        setting: &'static Setting,
+        setting: &'static Setting<T>,
         value: Result<Value, Vec<Fault>>,
         origin: impl Fn(Option<usize>) -> Origin,
+        errors: &mut Vec<ConfigError>,
     ) {
-        let index = index(setting.key);
+        let index = index::<T>(setting.key);
         match value {
             Ok(value) => {
-                setting.store(&mut self.config, value);
+                setting.store(&mut self.owner, value);
                 self.origins[index] = origin(None);
                 self.broken[index] = false;
             }
             Err(faults) => {
                 self.broken[index] = true;
-                self.errors
-                    .extend(faults.into_iter().map(|fault| ConfigError {
-                        origin: origin(fault.item),
-                        key: Some(setting.key.to_owned()),
-                        message: fault.message,
-                    }));
+                errors.extend(faults.into_iter().map(|fault| ConfigError {
+                    origin: origin(fault.item),
+                    key: Some(format!("{}{}", self.prefix, setting.key)),
+                    message: fault.message,
+                }));
             }
         }
     }
 
+    /// Reads one entry of its table in a file, or of a section in that.
+    fn entry(
+        &mut self,
+        file: &Text<'_>,
+        section: &str,
+        name: &Spanned<DeString<'_>>,
+        value: &Spanned<DeValue<'_>>,
+        errors: &mut Vec<ConfigError>,
+    ) {
+        let key = match section {
+            "" => name.get_ref().to_string(),
+            section => format!("{section}.{}", name.get_ref()),
+        };
+        let is_section = section.is_empty()
+            && T::SETTINGS
+                .iter()
+                .any(|setting| setting.section_and_name().0 == key);
+        match (settings::find::<T>(&key), value.get_ref()) {
+            (Some(setting), raw) => {
+                let parsed = read::parse_toml(setting, raw);
+                let origin = |item| file.place(item_span(value, item).start);
+                self.apply(setting, parsed, origin, errors);
+            }
+            (None, DeValue::Table(inner)) if is_section => {
+                for (name, value) in inner.iter() {
+                    self.entry(file, &key, name, value, errors);
+                }
+            }
+            (None, raw) => {
+                let message = if is_section {
+                    let header = T::header(&key);
+                    format!("is a section; write {header} above its settings")
+                } else {
+                    unknown_key::<T>(&key, is_table(raw))
+                };
+                errors.push(ConfigError {
+                    origin: file.place(name.span().start),
+                    key: Some(format!("{}{key}", self.prefix)),
+                    message,
+                });
+            }
+        }
+    }
+}
+
+struct Loader {
+    /// The server's settings. Its rules are in `rules` until the end.
+    server: Reading<Config>,
+    /// The rules for channels.
+    rules: Vec<Reading<ChannelRule>>,
+    /// Where the rules as such came from.
+    rules_origin: Origin,
+    /// Whether something is wrong with the rules as such, so that the last one may not be the last.
+    rules_broken: bool,
+    errors: Vec<ConfigError>,
+}
+
+impl Loader {
     // ---- File --------------------------------------------------------------------------------
 
     fn file(&mut self, path: &Path) {
@@ -209,57 +295,77 @@ impl Loader {
     }
 
     fn text(&mut self, path: &Path, text: &str) {
-        let first = self.errors.len();
         let (table, syntax) = DeTable::parse_recoverable(text);
+        let file = Text { path, text };
         for error in &syntax {
             let start = error.span().map_or(0, |span| span.start);
             self.errors.push(ConfigError {
-                origin: place(path, text, start),
+                origin: file.place(start),
                 key: None,
                 message: format!("not TOML: {}", error.message()),
             });
         }
         // After a syntax error the parser guesses what was meant; complaints about its guesses
         // would only hide the one that matters.
-        if syntax.is_empty() {
-            self.section(path, text, "", table.get_ref());
+        if !syntax.is_empty() {
+            return;
         }
-        self.errors[first..].sort_by_key(|error| match error.origin {
-            Origin::File { line, column, .. } => (line, column),
-            _ => (0, 0),
-        });
+        for (name, value) in table.get_ref().iter() {
+            if name.get_ref() == RULES {
+                self.read_rules(&file, name, value);
+            } else {
+                self.server.entry(&file, "", name, value, &mut self.errors);
+            }
+        }
     }
 
-    fn section(&mut self, path: &Path, text: &str, section: &str, table: &DeTable<'_>) {
-        for (name, value) in table.iter() {
-            let key = match section {
-                "" => name.get_ref().to_string(),
-                section => format!("{section}.{}", name.get_ref()),
-            };
-            let is_section = section.is_empty() && SECTIONS.iter().any(|known| known.0 == key);
-            match (settings::find(&key), value.get_ref()) {
-                (Some(setting), raw) => {
-                    let parsed = read::parse_toml(setting, raw);
-                    self.apply(setting, parsed, |item| {
-                        place(path, text, item_span(value, item).start)
-                    });
-                }
-                (None, DeValue::Table(inner)) if is_section => {
-                    self.section(path, text, &key, inner)
-                }
-                (None, raw) => {
-                    let message = if is_section {
-                        format!("is a section; write [{key}] above its settings")
-                    } else {
-                        unknown_key(&key, matches!(raw, DeValue::Table(_)))
-                    };
-                    self.errors.push(ConfigError {
-                        origin: place(path, text, name.span().start),
-                        key: Some(key),
-                        message,
-                    });
-                }
+    fn read_rules(
+        &mut self,
+        file: &Text<'_>,
+        name: &Spanned<DeString<'_>>,
+        value: &Spanned<DeValue<'_>>,
+    ) {
+        let error = |span: Range<usize>, key: String, message: String| ConfigError {
+            origin: file.place(span.start),
+            key: Some(key),
+            message,
+        };
+        let DeValue::Array(tables) = value.get_ref() else {
+            let message = not_rules(value.get_ref());
+            self.rules_broken = true;
+            self.errors.push(error(name.span(), RULES.into(), message));
+            return;
+        };
+        self.rules_origin = file.place(value.span().start);
+        self.rules.clear();
+        for (rule, table) in tables.iter().enumerate() {
+            if rule == MAX_CHANNEL_RULES {
+                let message = check::too_many_rules(tables.len());
+                self.rules_broken = true;
+                self.errors.push(error(table.span(), RULES.into(), message));
+                return;
             }
+            let mut reading = Reading::new(ChannelRule::default(), rule_prefix(rule));
+            let pattern = index::<ChannelRule>(MATCH);
+            // Until one is read: the default matches everything.
+            reading.broken[pattern] = true;
+            let key = format!("{RULES}[{rule}]");
+            if let DeValue::Table(entries) = table.get_ref() {
+                for (name, value) in entries.iter() {
+                    reading.entry(file, "", name, value, &mut self.errors);
+                }
+                if !entries.iter().any(|(name, _)| name.get_ref() == MATCH) {
+                    let message = format!(
+                        "{MATCH} is missing: it says which channels the rule is for, for example \
+                         {MATCH} = \"chat:*\""
+                    );
+                    self.errors.push(error(table.span(), key, message));
+                }
+            } else {
+                let message = not_rules(table.get_ref());
+                self.errors.push(error(table.span(), key, message));
+            }
+            self.rules.push(reading);
         }
     }
 
@@ -276,7 +382,8 @@ impl Loader {
             match SETTINGS.iter().find(|setting| setting.variable() == *name) {
                 Some(setting) => {
                     let parsed = read::parse_text(setting, &[text], true);
-                    self.apply(setting, parsed, |_| origin.clone());
+                    self.server
+                        .apply(setting, parsed, |_| origin.clone(), &mut self.errors);
                 }
                 None => {
                     let known: Vec<String> = SETTINGS
@@ -286,7 +393,11 @@ impl Loader {
                         .collect();
                     // What all of them begin with says nothing about likeness.
                     let known = known.iter().map(|name| &name[VARIABLE_PREFIX.len()..]);
-                    let help = match similar(&name[VARIABLE_PREFIX.len()..], known) {
+                    let own = &name[VARIABLE_PREFIX.len()..];
+                    let help = match similar(own, known) {
+                        _ if own.split('_').next() == Some("CHANNELS") => {
+                            "rules for channels can only stand in a file".into()
+                        }
                         Some(close) => format!("did you mean {VARIABLE_PREFIX}{close}?"),
                         None => "ringwire config reference lists all of them; unset it".into(),
                     };
@@ -302,13 +413,15 @@ impl Loader {
 
     fn flags(&mut self, flags: &[FlagValue]) {
         for given in flags {
-            let setting = settings::find(given.key).expect("flags are made from the table");
+            let setting =
+                settings::find::<Config>(given.key).expect("flags are made from the table");
             let texts: Vec<&str> = given.values.iter().map(String::as_str).collect();
             let bare_unit = given.flag.ends_with("-us") || given.flag.ends_with("-ms");
             let parsed = read::parse_text(setting, &texts, bare_unit);
-            self.apply(setting, parsed, |_| Origin::Flag {
+            let origin = |_| Origin::Flag {
                 flag: given.flag.clone(),
-            });
+            };
+            self.server.apply(setting, parsed, origin, &mut self.errors);
         }
     }
 
@@ -317,17 +430,19 @@ impl Loader {
     /// Raises what must hold the largest message, unless both were set and contradict each other.
     fn raise(&mut self) -> Vec<String> {
         let mut notes = Vec::new();
-        let message = index("client.message_bytes");
-        let needed = self.config.client.message_bytes as u64 + ENVELOPE_BYTES;
+        let server = &mut self.server;
+        let message = index::<Config>("client.message_bytes");
+        let needed = server.owner.client.message_bytes as u64 + ENVELOPE_BYTES;
         for key in check::HOLDS_A_MESSAGE {
-            let setting = &SETTINGS[index(key)];
-            let Value::Number(current) = (setting.get)(&self.config) else {
+            let index = index::<Config>(key);
+            let setting = &SETTINGS[index];
+            let Value::Number(current) = (setting.get)(&server.owner) else {
                 continue;
             };
-            let origin = &self.origins[index(key)];
+            let origin = &server.origins[index];
             let one_is_default =
-                *origin == Origin::Default || self.origins[message] == Origin::Default;
-            let broken = self.broken[index(key)] || self.broken[message];
+                *origin == Origin::Default || server.origins[message] == Origin::Default;
+            let broken = server.broken[index] || server.broken[message];
             if current >= needed || !one_is_default || broken {
                 continue;
             }
@@ -338,18 +453,95 @@ impl Loader {
                 value::human(current, Unit::Bytes),
                 value::human(needed - ENVELOPE_BYTES, Unit::Bytes),
             ));
-            setting.store(&mut self.config, Value::Number(needed));
-            self.origins[index(key)] = Origin::Raised;
+            setting.store(&mut server.owner, Value::Number(needed));
+            server.origins[index] = Origin::Raised;
         }
         notes
     }
 
-    fn cross_check(&mut self) {
-        for mut error in check::relations(&self.config, |key| !self.broken[index(key)]) {
-            if let Some(key) = &error.key {
-                error.origin = self.origins[index(key)].clone();
-            }
-            self.errors.push(error);
+    fn finish(
+        mut self,
+        file: Option<PathBuf>,
+        notes: Vec<String>,
+    ) -> Result<Loaded, Vec<ConfigError>> {
+        let mut config = self.server.owner.clone();
+        config.channels = self.rules.iter().map(|rule| rule.owner.clone()).collect();
+        let contradictions = check::relations(&config, &self);
+        self.errors.extend(contradictions);
+        if self.errors.is_empty() {
+            return Ok(Loaded {
+                config,
+                file,
+                notes,
+                origins: self.server.origins,
+                rule_origins: self.rules.into_iter().map(|rule| rule.origins).collect(),
+            });
+        }
+        // A file is mended from its top to its end.
+        self.errors.sort_by_key(|error| match error.origin {
+            Origin::File { line, column, .. } => (false, line, column),
+            _ => (true, 0, 0),
+        });
+        Err(self.errors)
+    }
+}
+
+impl check::Values for Loader {
+    fn sound(&self, place: Place) -> bool {
+        match place {
+            Place::Setting(key) => !self.server.broken[index::<Config>(key)],
+            Place::Rules => !self.rules_broken,
+            Place::Rule(rule, key) => !self.rules[rule].broken[index::<ChannelRule>(key)],
+        }
+    }
+
+    fn origin(&self, place: Place) -> Origin {
+        match place {
+            Place::Setting(key) => self.server.origins[index::<Config>(key)].clone(),
+            Place::Rules => self.rules_origin.clone(),
+            Place::Rule(rule, key) => self.rules[rule].origins[index::<ChannelRule>(key)].clone(),
+        }
+    }
+}
+
+/// Whether a value is a section, or several of one name.
+fn is_table(value: &DeValue<'_>) -> bool {
+    match value {
+        DeValue::Table(_) => true,
+        DeValue::Array(items) => items
+            .first()
+            .is_some_and(|item| matches!(item.get_ref(), DeValue::Table(_))),
+        _ => false,
+    }
+}
+
+/// What to say about a value that stands where rules for channels should.
+fn not_rules(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::Table(_) => format!(
+            "there can be several rules: write [[{RULES}]] with two brackets above each of them"
+        ),
+        DeValue::Integer(_) => format!(
+            "takes rules, not a number: write [[{RULES}]] above each of them (how many channels one \
+             connection may be subscribed to is client.channels)"
+        ),
+        _ => format!("takes rules: write [[{RULES}]] above each of them"),
+    }
+}
+
+/// A file that is being read.
+struct Text<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Text<'_> {
+    fn place(&self, offset: usize) -> Origin {
+        let (line, column) = position(self.text, offset);
+        Origin::File {
+            path: self.path.to_owned(),
+            line,
+            column,
         }
     }
 }
@@ -359,15 +551,6 @@ fn item_span(value: &Spanned<DeValue<'_>>, item: Option<usize>) -> Range<usize> 
     match (item, value.get_ref()) {
         (Some(item), DeValue::Array(array)) => array.get(item).map_or(value.span(), Spanned::span),
         _ => value.span(),
-    }
-}
-
-fn place(path: &Path, text: &str, offset: usize) -> Origin {
-    let (line, column) = position(text, offset);
-    Origin::File {
-        path: path.to_owned(),
-        line,
-        column,
     }
 }
 
@@ -381,66 +564,6 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or(before).chars().count() + 1;
     (line, column)
-}
-
-fn unknown_key(key: &str, is_table: bool) -> String {
-    let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
-    if is_table {
-        let known = SECTIONS
-            .iter()
-            .map(|section| section.0)
-            .filter(|name| !name.is_empty());
-        return match similar(key, known) {
-            Some(close) => format!("there is no such section; did you mean [{close}]?"),
-            None => "there is no such section".into(),
-        };
-    }
-    // The right name in the wrong section.
-    if let Some(setting) = SETTINGS
-        .iter()
-        .find(|setting| setting.section_and_name().1 == name)
-    {
-        return match setting.section_and_name().0 {
-            "" => format!(
-                "there is no such setting here; {name} belongs at the top, before any section"
-            ),
-            home => format!("there is no such setting here; {name} belongs in [{home}]"),
-        };
-    }
-    // A misspelt name: first among its neighbours, then anywhere.
-    let names = |section: Option<&'static str>| {
-        SETTINGS
-            .iter()
-            .map(Setting::section_and_name)
-            .filter(move |(home, _)| section.is_none_or(|section| section == *home))
-            .map(|(_, name)| name)
-    };
-    let known_section = SECTIONS
-        .iter()
-        .map(|known| known.0)
-        .find(|known| *known == section);
-    if let Some(close) = known_section.and_then(|section| similar(name, names(Some(section)))) {
-        return format!("there is no such setting; did you mean {close}?");
-    }
-    let elsewhere = similar(name, names(None)).and_then(|close| {
-        SETTINGS
-            .iter()
-            .find(|setting| setting.section_and_name().1 == close)
-    });
-    match elsewhere {
-        Some(setting) => format!("there is no such setting; did you mean {}?", setting.key),
-        None => "there is no such setting; ringwire config reference lists all of them".into(),
-    }
-}
-
-/// The candidate that `name` was most likely meant to be.
-fn similar<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    // 0.8 is what clap uses for flags: two letters off in a name of ten.
-    candidates
-        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
-        .filter(|(score, _)| *score > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate)
 }
 
 #[cfg(test)]

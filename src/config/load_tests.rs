@@ -19,7 +19,7 @@ fn environment(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
 fn flag(key: &'static str, values: &[&str]) -> FlagValue {
     FlagValue {
         key,
-        flag: format!("--{}", settings::find(key).unwrap().flag.unwrap()),
+        flag: format!("--{}", settings::find::<Config>(key).unwrap().flag.unwrap()),
         values: values.iter().map(ToString::to_string).collect(),
     }
 }

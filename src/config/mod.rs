@@ -6,23 +6,33 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+mod access;
+pub mod channels;
 mod check;
 pub mod cores;
 mod error;
 pub mod filter;
+mod help;
 pub mod limits;
 mod listen;
 mod load;
+mod pattern;
+mod peers;
 mod print;
 #[cfg(test)]
 mod properties;
 mod read;
+pub mod rule_settings;
+#[cfg(test)]
+mod rule_tests;
 pub mod settings;
 mod value;
 
+pub use channels::{Access, Allow, ChannelRule, HistoryRule};
 pub use error::{ConfigError, Origin};
 pub use listen::ListenSyntaxError;
 pub use load::{FlagValue, Loaded, Sources, load};
+pub use peers::{PeerSyntaxError, TrustedPeer};
 pub(crate) use print::origin_json;
 pub use print::reference;
 pub use value::{Value, human};
@@ -44,6 +54,13 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Bounds of what one client may make the server hold.
     pub client: ClientLimits,
+    /// Who users are, and what they may send apart from channels.
+    pub users: Users,
+    /// How channels behave: the first rule whose pattern matches a channel's name decides. At least
+    /// one; the last matches every name. Default: one rule, [`ChannelRule::default`].
+    pub channels: Vec<ChannelRule>,
+    /// What the history of channels may cost.
+    pub history: HistoryLimits,
     /// The data ring of each shard.
     pub ring: RingConfig,
     /// What goes to standard error.
@@ -122,6 +139,27 @@ pub struct ClientLimits {
     pub mesh_pending_bytes: usize,
 }
 
+/// Who users are, and what they may send apart from channels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Users {
+    /// Peers whose header `X-User-ID` is believed: it names the user of the connection. Default: none,
+    /// and the header means nothing. At most [`limits::MAX_TRUSTED_PEERS`].
+    pub trusted_peers: Vec<TrustedPeer>,
+    /// Who may send messages to single users. Not [`Access::Named`]: there is no channel's name.
+    /// Default [`Access::Authenticated`].
+    pub direct: Access,
+    /// Who may send messages to everyone. Not [`Access::Named`]. Default [`Access::Nobody`].
+    pub broadcast: Access,
+}
+
+/// What the history of channels may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HistoryLimits {
+    /// What the history of all channels at home on one shard may keep in memory, in bytes: messages and
+    /// bookkeeping. When it is full, the oldest messages go first. Default 64 MiB.
+    pub shard_bytes: usize,
+}
+
 /// The data ring of each shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingConfig {
@@ -159,6 +197,9 @@ impl Default for Config {
             heartbeat: Heartbeat::default(),
             timeouts: Timeouts::default(),
             client: ClientLimits::default(),
+            users: Users::default(),
+            channels: vec![ChannelRule::default()],
+            history: HistoryLimits::default(),
             ring: RingConfig::default(),
             log: Log::default(),
         }
@@ -217,6 +258,24 @@ impl Default for ClientLimits {
             channels: limits::CHANNELS.default() as usize,
             channel_name_bytes: limits::CHANNEL_NAME_BYTES.default() as usize,
             mesh_pending_bytes: limits::MESH_PENDING_BYTES.default() as usize,
+        }
+    }
+}
+
+impl Default for Users {
+    fn default() -> Users {
+        Users {
+            trusted_peers: Vec::new(),
+            direct: Access::Authenticated,
+            broadcast: Access::Nobody,
+        }
+    }
+}
+
+impl Default for HistoryLimits {
+    fn default() -> HistoryLimits {
+        HistoryLimits {
+            shard_bytes: limits::HISTORY_SHARD_BYTES.default() as usize,
         }
     }
 }

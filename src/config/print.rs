@@ -5,7 +5,8 @@ use std::fmt::Write;
 use serde_json::json;
 
 use super::limits::{ENVELOPE_BYTES, Unit};
-use super::settings::{CONFIG_VARIABLE, Kind, SECTIONS, SETTINGS, Setting};
+use super::rule_settings::{self, RULE_SETTINGS};
+use super::settings::{CONFIG_VARIABLE, Kind, Owner, RULES, SECTIONS, SETTINGS, Setting};
 use super::value::{self, Value};
 use super::{Loaded, Origin};
 
@@ -23,44 +24,86 @@ impl Loaded {
                 let _ = writeln!(out, "[{section}]");
             }
             for setting in settings_of(section) {
-                let value = (setting.get)(&self.config);
-                let _ = write!(out, "\n{}", wrapped(setting.description, "# ", 100));
-                let _ = writeln!(out, "# Allowed: {}.", setting.allowed());
-                let _ = write!(
-                    out,
-                    "{} = {}",
-                    setting.section_and_name().1,
-                    value::to_toml(&value)
+                let _ = write!(out, "\n{}", description(setting));
+                let name = setting.section_and_name().1;
+                line(
+                    &mut out,
+                    name,
+                    setting,
+                    &self.config,
+                    self.origin(setting.key),
                 );
-                let _ = writeln!(
-                    out,
-                    " # {}",
-                    comment(setting, &value, self.origin(setting.key))
-                );
+            }
+        }
+        let _ = write!(out, "\n{}", wrapped(rule_settings::ABOUT, "# ", 100));
+        for (index, rule) in self.config.channels.iter().enumerate() {
+            let gap = if index == 0 { "" } else { "\n" };
+            let _ = writeln!(out, "{gap}[[{RULES}]]");
+            for setting in RULE_SETTINGS {
+                // What the settings are is said once, at the first rule.
+                if index == 0 {
+                    let _ = write!(out, "\n{}", description(setting));
+                }
+                let origin = self.rule_origin(index, setting.key);
+                line(&mut out, setting.key, setting, rule, origin);
             }
         }
         out
     }
 
-    /// The effective values by key, each with where it came from; `auto` is null.
+    /// The effective values by key, each with where it came from; `auto` is null. Rules for channels
+    /// are a list of the same.
     pub fn to_json(&self) -> serde_json::Value {
-        let settings: serde_json::Map<_, _> = SETTINGS
-            .iter()
-            .map(|setting| {
-                let value = value::to_json(&(setting.get)(&self.config));
-                (
-                    setting.key.to_owned(),
-                    json!({ "value": value, "source": origin_json(self.origin(setting.key)) }),
-                )
-            })
+        let rules = self.config.channels.iter().enumerate();
+        let rules: Vec<_> = rules
+            .map(|(index, rule)| values_json(rule, |key| self.rule_origin(index, key)))
             .collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "file": self.file.as_ref().map(|path| path.display().to_string()),
             "notes": self.notes,
-            "settings": settings,
+            "settings": values_json(&self.config, |key| self.origin(key)),
+            "channels": rules,
         })
     }
+}
+
+/// What a setting is, as a comment above it.
+fn description<T: Owner>(setting: &Setting<T>) -> String {
+    format!(
+        "{}# Allowed: {}.\n",
+        wrapped(setting.description, "# ", 100),
+        setting.allowed()
+    )
+}
+
+/// A setting with its value as a line of a file.
+fn line<T: Owner>(out: &mut String, name: &str, setting: &Setting<T>, owner: &T, origin: &Origin) {
+    let value = (setting.get)(owner);
+    let _ = writeln!(
+        out,
+        "{name} = {} # {}",
+        value::to_toml(&value),
+        comment(setting, &value, origin)
+    );
+}
+
+fn values_json<'a, T: Owner>(
+    owner: &T,
+    origin: impl Fn(&'static str) -> &'a Origin,
+) -> serde_json::Value {
+    T::SETTINGS
+        .iter()
+        .map(|setting| {
+            let value = value::to_json(&(setting.get)(owner));
+            let source = origin_json(origin(setting.key));
+            (
+                setting.key.to_owned(),
+                json!({ "value": value, "source": source }),
+            )
+        })
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// A problem's or value's origin for programs.
@@ -87,7 +130,7 @@ fn settings_of(section: &str) -> impl Iterator<Item = &'static Setting> {
 }
 
 /// What stands behind a value: how people say it, and where it came from.
-fn comment(setting: &Setting, value: &Value, origin: &Origin) -> String {
+fn comment<T: Owner>(setting: &Setting<T>, value: &Value, origin: &Origin) -> String {
     let origin = match origin {
         // A line break in a file's name must not end the comment.
         Origin::File { .. } => {
@@ -140,21 +183,55 @@ pub fn reference() -> String {
         };
         let _ = write!(out, "\n## {title}\n\n{about}\n");
         for setting in settings_of(section) {
-            reference_entry(&mut out, setting);
+            reference_entry(&mut out, setting.key, setting);
+            let _ = write!(out, "- environment: `{}`", setting.variable());
+            if let Some(flag) = setting.flag {
+                let _ = match setting.kind {
+                    Kind::Switch => write!(out, "; flags: `--{flag}`, `--no-{flag}`"),
+                    kind if kind.is_list() => write!(out, "; flag: `--{flag}` (repeatable)"),
+                    _ => write!(out, "; flag: `--{flag}`"),
+                };
+            }
+            out.push('\n');
+            reference_reason(&mut out, setting);
         }
+    }
+    let _ = write!(
+        out,
+        "\n## `[[{RULES}]]`\n\n{}\n\
+         Each rule stands under a line `[[{RULES}]]` of its own, and goes on to the next line with\n\
+         brackets: what belongs at the top of the file stands above the first rule. A rule behind one that\n\
+         matches all its names could never be reached, and is an error.\n\n\
+         Who may do something is one of these words, or a list of user ids:\n\n\
+         - `everyone`: whoever is connected;\n\
+         - `authenticated`: whoever has a user id;\n\
+         - `named`: the users whose ids stand in the channel's name after the last `#`, with commas between\n\
+         \x20 them: users 42 and 43 for `dialog#42,43`;\n\
+         - `nobody`: nobody that is connected, only the backend.\n\n\
+         ```toml\n{}```\n\n\
+         Below, `{RULES}.history.size` is `history.size` in a rule, or `size` under `[{RULES}.history]`\n\
+         behind its other settings.\n",
+        wrapped(rule_settings::ABOUT, "", 100),
+        rule_settings::EXAMPLE,
+    );
+    for setting in RULE_SETTINGS {
+        reference_entry(&mut out, &format!("{RULES}.{}", setting.key), setting);
+        reference_reason(&mut out, setting);
     }
     out
 }
 
-fn reference_entry(out: &mut String, setting: &Setting) {
+fn reference_entry<T: Owner>(out: &mut String, title: &str, setting: &Setting<T>) {
     let _ = write!(
         out,
-        "\n### `{}`\n\n{}\n",
-        setting.key,
+        "\n### `{title}`\n\n{}\n",
         wrapped(setting.description, "", 100)
     );
     let default = setting.default_toml();
     match (setting.auto, setting.kind) {
+        (None, Kind::Pattern) => {
+            let _ = writeln!(out, "- default: none; it must be set");
+        }
         (Some(meaning), _) => {
             let _ = writeln!(out, "- default: `{default}`: {meaning}");
         }
@@ -178,15 +255,9 @@ fn reference_entry(out: &mut String, setting: &Setting) {
     if let Some(unit) = setting.unit() {
         let _ = writeln!(out, "- unit: {unit}");
     }
-    let _ = write!(out, "- environment: `{}`", setting.variable());
-    if let Some(flag) = setting.flag {
-        let _ = match setting.kind {
-            Kind::Switch => write!(out, "; flags: `--{flag}`, `--no-{flag}`"),
-            Kind::Listen => write!(out, "; flag: `--{flag}` (repeatable)"),
-            _ => write!(out, "; flag: `--{flag}`"),
-        };
-    }
-    out.push('\n');
+}
+
+fn reference_reason<T: Owner>(out: &mut String, setting: &Setting<T>) {
     if let Kind::Number(bound) = setting.kind {
         let _ = writeln!(out, "- why: {}", bound.why);
     }
@@ -236,6 +307,9 @@ mod tests {
             if let Some(flag) = setting.flag {
                 assert!(page.contains(&format!("`--{flag}`")));
             }
+        }
+        for setting in RULE_SETTINGS {
+            assert!(page.contains(&format!("### `channels.{}`", setting.key)));
         }
     }
 

@@ -2,12 +2,18 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use proptest::prelude::*;
 
-use super::settings::{Kind, SETTINGS, Setting};
+use super::rule_settings::{MATCH, RULE_SETTINGS};
+use super::settings::{Kind, Owner, RULES, SETTINGS, Setting};
 use super::value::{self, Value};
-use super::{Config, FlagValue, Loaded, Origin, Sources, cores, limits, load, read};
+use super::{
+    Access, ChannelRule, Config, FlagValue, Loaded, Origin, Sources, TrustedPeer, access, cores,
+    limits, load, pattern, read,
+};
 
 fn file(text: &str) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -24,7 +30,7 @@ fn load_text(text: &str) -> Result<Loaded, Vec<super::ConfigError>> {
 }
 
 /// A value that the setting allows.
-fn allowed_value(setting: &'static Setting) -> BoxedStrategy<Value> {
+fn allowed_value<T: Owner>(setting: &'static Setting<T>) -> BoxedStrategy<Value> {
     let port = 1..u16::MAX;
     let value = match setting.kind {
         Kind::Listen => prop::collection::btree_set(port, 1..4)
@@ -55,6 +61,34 @@ fn allowed_value(setting: &'static Setting) -> BoxedStrategy<Value> {
         Kind::Filter => prop::sample::select(vec!["info", "ringwire::shard=debug,warn", "off"])
             .prop_map(|filter| Value::Text(filter.into()))
             .boxed(),
+        Kind::Pattern => "[a-c:#\"' \\\\ü]{0,3}[a-c#*]".prop_map(Value::Text).boxed(),
+        Kind::Access { named } => {
+            // What the environment can say, too: no commas, no spaces around.
+            let users = prop::collection::hash_set("[a-z0-9@\"'\\\\]{1,6}", 1..4)
+                .prop_map(|users| Access::Users(users.into_iter().collect()));
+            let word = prop_oneof![
+                Just(Access::Everyone),
+                Just(Access::Authenticated),
+                Just(Access::Nobody),
+                Just(if named { Access::Named } else { Access::Nobody }),
+            ];
+            prop_oneof![word, users].prop_map(Value::Access).boxed()
+        }
+        Kind::Networks => {
+            let v4 = (any::<u32>(), 0..=32_u8)
+                .prop_map(|(address, bits)| IpNet::new(Ipv4Addr::from(address).into(), bits));
+            // Not those that IPv4 addresses are mapped into.
+            let v6 = (1_u128 << 64.., 0..=128_u8)
+                .prop_map(|(address, bits)| IpNet::new(Ipv6Addr::from(address).into(), bits));
+            let network = prop_oneof![v4, v6]
+                .prop_map(|network| TrustedPeer::Network(network.unwrap().trunc()));
+            prop::collection::hash_set(
+                prop_oneof![9 => network, 1 => Just(TrustedPeer::Unix)],
+                1..5,
+            )
+            .prop_map(|peers| Value::Networks(peers.into_iter().collect()))
+            .boxed()
+        }
         Kind::Switch => any::<bool>().prop_map(Value::Switch).boxed(),
         Kind::Number(bound) if bound.power_of_two => (bound.min.ilog2()..=bound.max.ilog2())
             .prop_map(|exponent| Value::Number(1 << exponent))
@@ -90,7 +124,97 @@ fn as_text(value: &Value) -> String {
             .collect::<Vec<_>>()
             .join(","),
         Value::Cores(list) => cores::format(list),
+        Value::Access(Access::Users(ids)) => format!("users:{}", ids.join(",")),
+        Value::Access(access) => access::word(access).unwrap().into(),
+        Value::Networks(all) => all
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(","),
     }
+}
+
+/// A rule, with every setting set.
+fn rule() -> impl Strategy<Value = ChannelRule> {
+    let values: Vec<_> = RULE_SETTINGS.iter().map(allowed_value).collect();
+    values.prop_map(|values| {
+        let mut rule = ChannelRule::default();
+        for (setting, value) in RULE_SETTINGS.iter().zip(values) {
+            setting.store(&mut rule, value);
+        }
+        rule
+    })
+}
+
+/// Rules that contradict neither each other nor themselves. The last matches everything.
+fn rules() -> impl Strategy<Value = Vec<ChannelRule>> {
+    prop::collection::vec(rule(), 1..6).prop_map(|all| {
+        let mut rules: Vec<ChannelRule> = Vec::new();
+        let last = all.len() - 1;
+        for (index, mut rule) in all.into_iter().enumerate() {
+            if index == last {
+                rule.pattern = "*".into();
+            } else if rule.pattern == "*" {
+                continue;
+            }
+            if rules
+                .iter()
+                .any(|earlier| pattern::covers(&earlier.pattern, &rule.pattern))
+            {
+                continue;
+            }
+            if !rule.pattern.ends_with('*') {
+                let allow = &mut rule.allow;
+                for who in [&mut allow.subscribe, &mut allow.publish, &mut allow.history] {
+                    if *who == Access::Named {
+                        *who = Access::Nobody;
+                    }
+                }
+            }
+            let most = Config::default().client.message_bytes;
+            rule.data_bytes = rule.data_bytes.map(|bytes| bytes.min(most));
+            rule.history.last_on_subscribe &= rule.history.size > 0;
+            rules.push(rule);
+        }
+        rules
+    })
+}
+
+/// As one would write them in a file.
+fn rules_toml(rules: &[ChannelRule]) -> String {
+    let mut text = String::new();
+    for rule in rules {
+        text += &format!("[[{RULES}]]\n");
+        for setting in RULE_SETTINGS {
+            let value = value::to_toml(&(setting.get)(rule));
+            text += &format!("{} = {value}\n", setting.key);
+        }
+    }
+    text
+}
+
+/// Whether a pattern matches a name, as it is explained to people.
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => name == pattern,
+    }
+}
+
+/// All names of at most `length` letters, which are a, b and c.
+fn names(length: usize) -> Vec<String> {
+    let mut all = vec![String::new()];
+    let mut start = 0;
+    for _ in 0..length {
+        let end = all.len();
+        for index in start..end {
+            for letter in ["a", "b", "c"] {
+                all.push(format!("{}{letter}", all[index]));
+            }
+        }
+        start = end;
+    }
+    all
 }
 
 proptest! {
@@ -167,5 +291,44 @@ proptest! {
             setting.store(&mut config, value.clone());
             prop_assert_eq!((setting.get)(&config), value);
         }
+    }
+
+    #[test]
+    fn rules_are_read_as_written_and_printed_as_read(rules in rules()) {
+        let first = load_text(&rules_toml(&rules)).unwrap();
+        prop_assert_eq!(&first.config.channels, &rules);
+        let second = load_text(&first.to_toml()).unwrap();
+        prop_assert_eq!(&second.config, &first.config);
+        prop_assert_eq!(first.config.clone().check(), Ok(first.config));
+    }
+
+    #[test]
+    fn rules_are_unreachable_when_earlier_ones_match_all_their_names(
+        // No pattern has the letter c, so that earlier ones never come together to match the same.
+        patterns in prop::collection::vec("[ab]{0,3}\\*|[ab]{1,4}", 0..8)
+    ) {
+        let channels = patterns
+            .iter()
+            .map(String::as_str)
+            .chain(["*"])
+            .map(|pattern| ChannelRule { pattern: pattern.into(), ..ChannelRule::default() })
+            .collect();
+        let config = Config { channels, ..Config::default() };
+        let names = names(5);
+        let unreachable = |rule: &usize| {
+            let matches = |rule: usize, name: &str| matches(&config.channels[rule].pattern, name);
+            names
+                .iter()
+                .filter(|name| matches(*rule, name))
+                .all(|name| (0..*rule).any(|earlier| matches(earlier, name)))
+        };
+        let expected: Vec<String> = (0..config.channels.len())
+            .filter(unreachable)
+            .map(|rule| format!("{RULES}[{rule}].{MATCH}"))
+            .collect();
+        let errors = config.check().err().unwrap_or_default();
+        let found: Vec<String> = errors.iter().filter_map(|error| error.key.clone()).collect();
+        prop_assert_eq!(found, expected);
+        prop_assert!(errors.iter().all(|error| error.message.contains("is unreachable")));
     }
 }

@@ -5,18 +5,18 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::cores;
 use super::limits::Unit;
-use super::settings::{Kind, Setting};
+use super::settings::{Kind, Owner, Setting};
 use super::value::{Fault, Value, check};
+use super::{Access, access, cores};
 
 /// Reads a value from the environment or from a flag. A flag that was given several times has
 /// several texts.
 ///
 /// `bare_unit` says whether a number without a unit is clear because the name carries the unit
 /// (`…_ms`, `…-us`); sizes are always in bytes.
-pub(super) fn parse_text(
-    setting: &Setting,
+pub(super) fn parse_text<T: Owner>(
+    setting: &Setting<T>,
     texts: &[&str],
     bare_unit: bool,
 ) -> Result<Value, Vec<Fault>> {
@@ -47,7 +47,10 @@ pub(super) fn parse_text(
 }
 
 /// Reads a value from a file. Numbers are in the setting's unit; with a unit they are strings.
-pub(super) fn parse_toml(setting: &Setting, raw: &DeValue<'_>) -> Result<Value, Vec<Fault>> {
+pub(super) fn parse_toml<T: Owner>(
+    setting: &Setting<T>,
+    raw: &DeValue<'_>,
+) -> Result<Value, Vec<Fault>> {
     let whole = |message| vec![Fault::whole(message)];
     let value = match (setting.kind, raw) {
         (Kind::Switch, DeValue::Boolean(on)) => Value::Switch(*on),
@@ -73,7 +76,14 @@ pub(super) fn parse_toml(setting: &Setting, raw: &DeValue<'_>) -> Result<Value, 
         (kind, DeValue::String(text)) if kind.is_list() => {
             items(setting, [Ok(text.as_ref())].into_iter())?
         }
-        (Kind::Cores | Kind::Filter | Kind::Number(_), DeValue::String(text)) => {
+        (Kind::Access { .. }, DeValue::Array(array)) => {
+            Value::Access(Access::Users(toml_ids(array.iter())?))
+        }
+        // The environment has another way to write user ids.
+        (Kind::Access { named }, DeValue::String(text)) => {
+            Value::Access(access::parse_word(text, named).map_err(whole)?)
+        }
+        (Kind::Cores | Kind::Filter | Kind::Pattern | Kind::Number(_), DeValue::String(text)) => {
             one(setting, text, true).map_err(whole)?
         }
         (_, DeValue::String(text)) if setting.auto.is_some() && text == "auto" => Value::Auto,
@@ -109,6 +119,28 @@ fn toml_text<'a>(item: &'a Spanned<DeValue<'_>>) -> Result<&'a str, String> {
     }
 }
 
+/// The user ids of a list.
+fn toml_ids<'a, 'i: 'a>(
+    array: impl Iterator<Item = &'a Spanned<DeValue<'i>>>,
+) -> Result<Vec<String>, Vec<Fault>> {
+    let mut all = Vec::new();
+    let mut faults = Vec::new();
+    for (index, item) in array.enumerate() {
+        match toml_text(item) {
+            Ok(text) => all.push(text.to_owned()),
+            Err(message) => {
+                let message = format!("{message}; user ids are written in quotes");
+                faults.push(Fault::item(index, message));
+            }
+        }
+    }
+    if faults.is_empty() {
+        Ok(all)
+    } else {
+        Err(faults)
+    }
+}
+
 fn toml_cores<'a, 'i: 'a>(
     array: impl Iterator<Item = &'a Spanned<DeValue<'i>>>,
 ) -> Result<Vec<usize>, Vec<Fault>> {
@@ -133,12 +165,13 @@ fn toml_cores<'a, 'i: 'a>(
 }
 
 /// Reads the items of a list.
-fn items<'a>(
-    setting: &Setting,
+fn items<'a, T: Owner>(
+    setting: &Setting<T>,
     texts: impl Iterator<Item = Result<&'a str, String>>,
 ) -> Result<Value, Vec<Fault>> {
     let mut paths = Vec::new();
     let mut addresses = Vec::new();
+    let mut peers = Vec::new();
     let mut faults = Vec::new();
     for (index, text) in texts.enumerate() {
         let parsed = match (setting.kind, text) {
@@ -146,6 +179,13 @@ fn items<'a>(
             (Kind::Listen, Ok(text)) => match text.parse() {
                 Ok(address) => {
                     addresses.push(address);
+                    Ok(())
+                }
+                Err(error) => Err(format!("{error}")),
+            },
+            (Kind::Networks, Ok(text)) => match text.parse() {
+                Ok(peer) => {
+                    peers.push(peer);
                     Ok(())
                 }
                 Err(error) => Err(format!("{error}")),
@@ -162,15 +202,15 @@ fn items<'a>(
     if !faults.is_empty() {
         return Err(faults);
     }
-    Ok(if matches!(setting.kind, Kind::Listen) {
-        Value::Listen(addresses)
-    } else {
-        Value::Paths(paths)
+    Ok(match setting.kind {
+        Kind::Listen => Value::Listen(addresses),
+        Kind::Networks => Value::Networks(peers),
+        _ => Value::Paths(paths),
     })
 }
 
 /// Reads one text of a setting that is no list.
-fn one(setting: &Setting, text: &str, bare_unit: bool) -> Result<Value, String> {
+fn one<T: Owner>(setting: &Setting<T>, text: &str, bare_unit: bool) -> Result<Value, String> {
     if setting.auto.is_some() && text == "auto" {
         return Ok(Value::Auto);
     }
@@ -187,8 +227,9 @@ fn one(setting: &Setting, text: &str, bare_unit: bool) -> Result<Value, String> 
             )),
         },
         Kind::Cores => cores::parse(text).map(Value::Cores),
-        Kind::Filter => Ok(Value::Text(text.to_owned())),
-        Kind::Listen | Kind::Paths => unreachable!("lists are read by items()"),
+        Kind::Filter | Kind::Pattern => Ok(Value::Text(text.to_owned())),
+        Kind::Access { named } => access::parse_text(text, named).map(Value::Access),
+        Kind::Listen | Kind::Paths | Kind::Networks => unreachable!("lists are read by items()"),
     }
 }
 

@@ -1,15 +1,16 @@
 //! The table of all settings: the one owner of every name, bound and description.
 //!
 //! Files, environment, flags, `config print`, `docs/configuration.md` and the checks are all made
-//! from [`SETTINGS`]; adding a setting is a field of [`Config`] and an entry here.
+//! from [`SETTINGS`]; adding a setting is a field of [`Config`] and an entry here. The settings of a
+//! rule for channels have a table of their own, [`super::rule_settings::RULE_SETTINGS`].
 
 use super::limits::{self, Bound};
-use super::value::{Field, Value};
-use super::{Config, value};
+use super::value::Value;
+use super::{Config, access, value};
 
-/// One setting.
+/// One setting of a `T`: of the server, or of a rule for channels.
 #[derive(Debug)]
-pub struct Setting {
+pub struct Setting<T = Config> {
     /// Its name in a file: `section.name`, or `name` at the top.
     pub key: &'static str,
     /// What values it takes.
@@ -21,9 +22,47 @@ pub struct Setting {
     /// What it is, in a sentence or two.
     pub description: &'static str,
     /// Reads it.
-    pub get: fn(&Config) -> Value,
+    pub get: fn(&T) -> Value,
     /// Writes it. False: not a value of this setting's type.
-    pub set: fn(&mut Config, Value) -> bool,
+    pub set: fn(&mut T, Value) -> bool,
+}
+
+/// What has settings: the server as a whole, or one rule for channels.
+pub trait Owner: Default + 'static {
+    /// Its settings, in the order of the file. Those of a section stand together.
+    const SETTINGS: &'static [Setting<Self>];
+
+    /// Whether the environment can set them too.
+    const IN_ENVIRONMENT: bool;
+
+    /// Whether the rules for channels ([`RULES`]) stand beside its settings.
+    const HAS_RULES: bool;
+
+    /// Where in a file a setting belongs, in words that follow "belongs".
+    fn home(setting: &Setting<Self>) -> String;
+
+    /// How the beginning of a section is written.
+    fn header(section: &str) -> String;
+}
+
+impl Owner for Config {
+    const SETTINGS: &'static [Setting] = SETTINGS;
+    const IN_ENVIRONMENT: bool = true;
+    const HAS_RULES: bool = true;
+
+    fn home(setting: &Setting) -> String {
+        match setting.section_and_name().0 {
+            "" => "at the top, before any section".into(),
+            section => format!("in {}", Config::header(section)),
+        }
+    }
+
+    fn header(section: &str) -> String {
+        match section {
+            RULES => format!("[[{RULES}]]"),
+            section => format!("[{section}]"),
+        }
+    }
 }
 
 /// What values a setting takes.
@@ -37,6 +76,15 @@ pub enum Kind {
     Paths,
     /// A filter for the log.
     Filter,
+    /// A channel's name, or the beginning of names followed by `*`. It has to be set.
+    Pattern,
+    /// Who may do something.
+    Access {
+        /// Whether users can stand in a channel's name.
+        named: bool,
+    },
+    /// A list of networks, which may be empty.
+    Networks,
     /// True or false.
     Switch,
     /// A number within bounds.
@@ -46,7 +94,7 @@ pub enum Kind {
 impl Kind {
     /// Whether it is a list, with commas between its items in the environment and in flags.
     pub const fn is_list(self) -> bool {
-        matches!(self, Kind::Listen | Kind::Paths)
+        matches!(self, Kind::Listen | Kind::Paths | Kind::Networks)
     }
 }
 
@@ -58,15 +106,17 @@ impl Setting {
             self.key.replace('.', "_").to_ascii_uppercase()
         )
     }
+}
 
-    /// Its section and its name there; the section is empty at the top of the file.
+impl<T: Owner> Setting<T> {
+    /// Its section and its name there; the section is empty for what stands outside of any.
     pub fn section_and_name(&self) -> (&'static str, &'static str) {
         self.key.split_once('.').unwrap_or(("", self.key))
     }
 
     /// The default as it would stand in a file.
     pub fn default_toml(&self) -> String {
-        value::to_toml(&(self.get)(&Config::default()))
+        value::to_toml(&(self.get)(&T::default()))
     }
 
     /// What values are allowed, for errors and for the documentation.
@@ -88,6 +138,27 @@ impl Setting {
             Kind::Filter => {
                 "off, error, warn, info, debug, trace, or levels by module such as ringwire::shard=debug,warn".into()
             },
+            Kind::Pattern => format!(
+                "a name such as news, or the beginning of names with * at its end such as chat:*; 1 to {} \
+                 bytes, no control characters",
+                limits::MAX_CHANNEL_PATTERN_BYTES
+            ),
+            Kind::Access { named } => format!(
+                "{}, or a list of 1 to {} user ids such as [\"42\", \"43\"]{}, each of 1 to {} bytes without \
+                 control characters",
+                access::words(named),
+                limits::MAX_LISTED_USERS,
+                if T::IN_ENVIRONMENT {
+                    " (in the environment users:42,43)"
+                } else {
+                    ""
+                },
+                limits::MAX_USER_ID_BYTES
+            ),
+            Kind::Networks => format!(
+                "at most {} networks such as 10.0.0.0/8 or ::1/128, addresses such as 127.0.0.1, or unix",
+                limits::MAX_TRUSTED_PEERS
+            ),
             Kind::Switch if self.auto.is_some() => return "true, false or auto".into(),
             Kind::Switch => "true or false".into(),
             Kind::Number(bound) => value::allowed_numbers(bound),
@@ -112,9 +183,9 @@ impl Setting {
     /// # Panics
     /// When the value is not of this setting's type, or too wide for its field: a mistake in the
     /// table, which a test would have found.
-    pub(super) fn store(&self, config: &mut Config, value: Value) {
+    pub(super) fn store(&self, owner: &mut T, value: Value) {
         assert!(
-            (self.set)(config, value),
+            (self.set)(owner, value),
             "{}: the table and the field disagree",
             self.key
         );
@@ -127,9 +198,12 @@ pub const VARIABLE_PREFIX: &str = "RINGWIRE_";
 /// The environment variable that names the file.
 pub const CONFIG_VARIABLE: &str = "RINGWIRE_CONFIG";
 
+/// Where the rules for channels stand in a file, one table each.
+pub const RULES: &str = "channels";
+
 /// The setting with this key.
-pub fn find(key: &str) -> Option<&'static Setting> {
-    SETTINGS.iter().find(|setting| setting.key == key)
+pub fn find<T: Owner>(key: &str) -> Option<&'static Setting<T>> {
+    T::SETTINGS.iter().find(|setting| setting.key == key)
 }
 
 /// Sections of the file, in order, with what they are about. The first is the top of the file.
@@ -146,6 +220,11 @@ pub const SECTIONS: &[(&str, &str)] = &[
         "Bounds of what one client may make the server hold.",
     ),
     (
+        "users",
+        "Who users are, and what they may send apart from channels.",
+    ),
+    ("history", "What the history of channels may cost."),
+    (
         "ring",
         "The io_uring of each shard. The defaults were measured; see docs/architecture.md.",
     ),
@@ -154,17 +233,18 @@ pub const SECTIONS: &[(&str, &str)] = &[
 
 macro_rules! setting {
     ($key:literal, $($field:ident).+, $kind:expr, $auto:expr, $flag:expr, $description:expr $(,)?) => {
-        Setting {
+        $crate::config::settings::Setting {
             key: $key,
             kind: $kind,
             auto: $auto,
             flag: $flag,
             description: $description,
-            get: |config| Field::value(&config.$($field).+),
-            set: |config, value| Field::replace(&mut config.$($field).+, value),
+            get: |owner| $crate::config::value::Field::value(&owner.$($field).+),
+            set: |owner, value| $crate::config::value::Field::replace(&mut owner.$($field).+, value),
         }
     };
 }
+pub(super) use setting;
 
 /// Every setting, in the order of the file.
 pub const SETTINGS: &[Setting] = &[
@@ -358,6 +438,45 @@ pub const SETTINGS: &[Setting] = &[
          sends to it. At least client.message_bytes + 64 KiB: raised to that, with a note, when only one of the two is set.",
     ),
     setting!(
+        "users.trusted_peers",
+        users.trusted_peers,
+        Kind::Networks,
+        None,
+        None,
+        "Peers whose header X-User-ID is believed in an upgrade request: it names the user of the \
+         connection. They are proxies that have authenticated the user, and that remove the header from \
+         what clients send. An address alone is a network of one; unix is whoever connects through a \
+         Unix socket. An IPv4-mapped address (::ffff:10.0.0.1) is compared as IPv4. With an empty list \
+         nobody is believed, and the header means nothing.",
+    ),
+    setting!(
+        "users.direct",
+        users.direct,
+        Kind::Access { named: false },
+        None,
+        None,
+        "Who may send messages to single users.",
+    ),
+    setting!(
+        "users.broadcast",
+        users.broadcast,
+        Kind::Access { named: false },
+        None,
+        None,
+        "Who may send messages to everyone who is connected.",
+    ),
+    setting!(
+        "history.shard_bytes",
+        history.shard_bytes,
+        Kind::Number(&limits::HISTORY_SHARD_BYTES),
+        None,
+        None,
+        "What the history of all channels at home on one shard may keep in memory: messages and \
+         bookkeeping. When it is full, the oldest messages go first, and are counted. Rules say which \
+         channels have a history, and how much of it: with history.size = 0 in all of them nothing is \
+         kept.",
+    ),
+    setting!(
         "ring.entries",
         ring.entries,
         Kind::Number(&limits::RING_ENTRIES),
@@ -428,7 +547,9 @@ pub const SETTINGS: &[Setting] = &[
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+    use std::fmt::Debug;
 
+    use super::super::ChannelRule;
     use super::*;
 
     #[test]
@@ -440,6 +561,9 @@ mod tests {
         assert_eq!(variables.len(), SETTINGS.len());
         assert_eq!(flags.iter().collect::<HashSet<_>>().len(), flags.len());
         assert!(!variables.contains(CONFIG_VARIABLE));
+        assert!(
+            find::<Config>(RULES).is_none() && SECTIONS.iter().all(|section| section.0 != RULES)
+        );
     }
 
     #[test]
@@ -455,10 +579,12 @@ mod tests {
         );
     }
 
-    #[test]
-    fn every_value_can_be_written_back_and_auto_is_the_default() {
-        for setting in SETTINGS {
-            let mut config = Config::default();
+    fn values_can_be_written_back_and_auto_is_the_default<T>()
+    where
+        T: Owner + Debug + PartialEq,
+    {
+        for setting in T::SETTINGS {
+            let mut config = T::default();
             let value = (setting.get)(&config);
             assert_eq!(
                 setting.auto.is_some(),
@@ -467,7 +593,7 @@ mod tests {
                 setting.key
             );
             assert!((setting.set)(&mut config, value), "{}", setting.key);
-            assert_eq!(config, Config::default());
+            assert_eq!(config, T::default());
             if let Kind::Number(bound) = setting.kind {
                 if setting.key == "client.connections_per_shard" {
                     let most = format!("at most {}", bound.max);
@@ -479,6 +605,10 @@ mod tests {
                     "{}",
                     setting.key
                 );
+                if let Some(default) = bound.default {
+                    let value = (setting.get)(&config);
+                    assert_eq!(value, Value::Number(default), "{}", setting.key);
+                }
                 for number in [bound.min, bound.max] {
                     assert!(
                         (setting.set)(&mut config, Value::Number(number)),
@@ -502,8 +632,13 @@ mod tests {
     }
 
     #[test]
-    fn units_stand_in_names() {
-        for setting in SETTINGS {
+    fn every_value_can_be_written_back_and_auto_is_the_default() {
+        values_can_be_written_back_and_auto_is_the_default::<Config>();
+        values_can_be_written_back_and_auto_is_the_default::<ChannelRule>();
+    }
+
+    fn units_stand_in_names_of<T: Owner>() {
+        for setting in T::SETTINGS {
             let suffix = match setting.unit() {
                 Some("bytes") => "_bytes",
                 Some("ms") => "_ms",
@@ -512,5 +647,11 @@ mod tests {
             };
             assert!(setting.key.ends_with(suffix), "{}", setting.key);
         }
+    }
+
+    #[test]
+    fn units_stand_in_names() {
+        units_stand_in_names_of::<Config>();
+        units_stand_in_names_of::<ChannelRule>();
     }
 }

@@ -2,8 +2,8 @@
 //! [`super::read`].
 
 use super::limits::{Bound, MAX_LISTENERS, MAX_WEBSOCKET_PATH_BYTES, MAX_WEBSOCKET_PATHS, Unit};
-use super::settings::{Kind, Setting};
-use super::{Listen, cores, filter, listen};
+use super::settings::{Kind, Owner, Setting};
+use super::{Access, Listen, TrustedPeer, access, cores, filter, listen, pattern, peers};
 
 /// A value of any setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,10 @@ pub enum Value {
     Listen(Vec<Listen>),
     /// Cores.
     Cores(Vec<usize>),
+    /// Who may do something.
+    Access(Access),
+    /// Networks.
+    Networks(Vec<TrustedPeer>),
 }
 
 /// What is wrong with a value, and with which item of it.
@@ -49,7 +53,7 @@ impl Fault {
     }
 }
 
-/// A type that fields of [`super::Config`] have.
+/// A type that fields of [`super::Config`] and of its parts have.
 pub(super) trait Field: Sized {
     /// The field as a value.
     fn value(&self) -> Value;
@@ -105,6 +109,8 @@ plain_field! {
     Vec<String> => Paths,
     Vec<Listen> => Listen,
     Vec<usize> => Cores,
+    Access => Access,
+    Vec<TrustedPeer> => Networks,
 }
 
 impl<T: Field> Field for Option<T> {
@@ -133,6 +139,9 @@ pub(super) fn to_toml(value: &Value) -> String {
         Value::Paths(paths) => list(paths.iter().map(|path| text(path)).collect()),
         Value::Listen(all) => list(all.iter().map(|one| text(&one.to_string())).collect()),
         Value::Cores(list) => text(&cores::format(list)),
+        Value::Access(Access::Users(ids)) => list(ids.iter().map(|id| text(id)).collect()),
+        Value::Access(access) => text(access::word(access).unwrap_or_default()),
+        Value::Networks(all) => list(all.iter().map(|one| text(&one.to_string())).collect()),
     }
 }
 
@@ -146,6 +155,13 @@ pub(super) fn to_json(value: &Value) -> serde_json::Value {
         Value::Paths(paths) => paths.clone().into(),
         Value::Listen(all) => all.iter().map(Listen::to_string).collect::<Vec<_>>().into(),
         Value::Cores(cores) => cores.clone().into(),
+        Value::Access(Access::Users(ids)) => ids.clone().into(),
+        Value::Access(access) => access::word(access).into(),
+        Value::Networks(all) => all
+            .iter()
+            .map(TrustedPeer::to_string)
+            .collect::<Vec<_>>()
+            .into(),
     }
 }
 
@@ -169,7 +185,13 @@ pub fn human(number: u64, unit: Unit) -> String {
             (1 << 10, "KiB"),
             (1, "bytes"),
         ],
-        Unit::Milliseconds => &[(3_600_000, "h"), (60_000, "min"), (1_000, "s"), (1, "ms")],
+        Unit::Milliseconds => &[
+            (86_400_000, "d"),
+            (3_600_000, "h"),
+            (60_000, "min"),
+            (1_000, "s"),
+            (1, "ms"),
+        ],
         Unit::Microseconds => &[(1_000_000, "s"), (1_000, "ms"), (1, "µs")],
     };
     match scales
@@ -203,7 +225,8 @@ pub(super) fn allowed_numbers(bound: &Bound) -> String {
 
 /// Checks a value alone: bounds, duplicates, syntax. What two settings must agree on is checked in
 /// [`super::check`].
-pub(super) fn check(setting: &Setting, value: &Value) -> Result<(), Vec<Fault>> {
+pub(super) fn check<T: Owner>(setting: &Setting<T>, value: &Value) -> Result<(), Vec<Fault>> {
+    let whole = |result: Result<(), String>| result.err().map(Fault::whole).into_iter().collect();
     let faults = match (setting.kind, value) {
         (Kind::Number(bound), Value::Number(number)) if !bound.allows(*number) => {
             vec![Fault::whole(format!(
@@ -212,18 +235,13 @@ pub(super) fn check(setting: &Setting, value: &Value) -> Result<(), Vec<Fault>> 
                 setting.allowed()
             ))]
         }
-        (_, Value::Listen(addresses)) => check_listen(addresses),
-        (_, Value::Paths(paths)) => check_paths(paths),
-        (_, Value::Cores(list)) => cores::check(list)
-            .err()
-            .map(Fault::whole)
-            .into_iter()
-            .collect(),
-        (_, Value::Text(text)) => filter::check(text)
-            .err()
-            .map(Fault::whole)
-            .into_iter()
-            .collect(),
+        (Kind::Listen, Value::Listen(addresses)) => check_listen(addresses),
+        (Kind::Paths, Value::Paths(paths)) => check_paths(paths),
+        (Kind::Cores, Value::Cores(list)) => whole(cores::check(list)),
+        (Kind::Filter, Value::Text(text)) => whole(filter::check(text)),
+        (Kind::Pattern, Value::Text(text)) => whole(pattern::check(text)),
+        (Kind::Access { named }, Value::Access(access)) => access::check(access, named),
+        (Kind::Networks, Value::Networks(all)) => peers::check(all),
         _ => Vec::new(),
     };
     if faults.is_empty() {

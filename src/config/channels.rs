@@ -1,0 +1,84 @@
+//! Rules for channels: the entries of `[[channels]]`. The first rule whose pattern matches a
+//! channel's name decides how the channel behaves; the last rule matches every name.
+
+use super::limits;
+
+/// How channels with certain names behave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChannelRule {
+    /// A channel's name, or the beginning of names followed by `*` (`chat:*`; `*` alone matches every
+    /// name). 1 to [`limits::MAX_CHANNEL_PATTERN_BYTES`] bytes, no control characters.
+    pub pattern: String,
+    /// Who may do what.
+    pub allow: Allow,
+    /// Whether only subscribers of a channel may publish to it. Default false.
+    pub publish_needs_subscription: bool,
+    /// Whether publishers that are subscribed get their own messages when they don't say whether they
+    /// want them. Default true.
+    pub echo: bool,
+    /// Largest `data` of a message, in bytes; at most `client.message_bytes`. `None`: what that allows.
+    pub data_bytes: Option<usize>,
+    /// What is kept of a channel's messages.
+    pub history: HistoryRule,
+}
+
+/// Who may do what with a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allow {
+    /// Hear it. Default everyone.
+    pub subscribe: Access,
+    /// Publish to it. Default everyone.
+    pub publish: Access,
+    /// Ask for its history, and for what was missed. Default everyone.
+    pub history: Access,
+}
+
+/// Who may do something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Whoever is connected.
+    Everyone,
+    /// Whoever has a user id.
+    Authenticated,
+    /// The users whose ids stand in the channel's name after the last `#`, with commas between them:
+    /// users 42 and 43 for `dialog#42,43`.
+    Named,
+    /// Nobody that is connected: only the backend.
+    Nobody,
+    /// These users: 1 to [`limits::MAX_LISTED_USERS`] ids, none twice, each of 1 to
+    /// [`limits::MAX_USER_ID_BYTES`] bytes without control characters.
+    Users(Vec<String>),
+}
+
+/// What is kept of a channel's messages, so that who was away can catch up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HistoryRule {
+    /// Messages kept per channel, at most 100,000. Default 0: none.
+    pub size: u32,
+    /// How long each is kept, in milliseconds, from a second to 30 days. Default 300,000 (5 minutes).
+    pub ttl_ms: u32,
+    /// Whether a new subscriber gets the channel's last message. Takes a `size` of at least 1. Default
+    /// false.
+    pub last_on_subscribe: bool,
+}
+
+impl Default for ChannelRule {
+    fn default() -> ChannelRule {
+        ChannelRule {
+            pattern: "*".into(),
+            allow: Allow {
+                subscribe: Access::Everyone,
+                publish: Access::Everyone,
+                history: Access::Everyone,
+            },
+            publish_needs_subscription: false,
+            echo: true,
+            data_bytes: None,
+            history: HistoryRule {
+                size: limits::HISTORY_SIZE.default() as u32,
+                ttl_ms: limits::HISTORY_TTL_MS.default() as u32,
+                last_on_subscribe: false,
+            },
+        }
+    }
+}
