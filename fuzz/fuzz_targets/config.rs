@@ -60,6 +60,10 @@ fuzz_target!(|text: &[u8]| {
             .map(serde_json::Map::len),
         Some(ringwire::config::settings::SETTINGS.len())
     );
+    assert_eq!(
+        loaded.to_json()["channels"].as_array().map(Vec::len),
+        Some(config.channels.len())
+    );
     let printed = loaded.to_toml();
     match load_text(printed.as_bytes()) {
         Ok(again) => {
