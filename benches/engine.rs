@@ -7,8 +7,10 @@ use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ringwire::Handler;
 use ringwire::config::Config;
+use ringwire::hub::history::Time;
 use ringwire::hub::home::{ChannelRef, Home, Interest};
-use ringwire::hub::local::{Local, Subscribed};
+use ringwire::hub::local::Local;
+use ringwire::hub::rules::ChannelRules;
 use ringwire::hub::subscribers::Subscribers;
 use ringwire::hub::{Delivery, Publication};
 use ringwire::mesh::{Links, Mesh, Message};
@@ -30,6 +32,10 @@ const SUBSCRIBERS: [u32; 4] = [1, 64, 1_000, 10_000];
 const SIZES: [usize; 2] = [64, 1024];
 const CHANNEL: &str = "room:42";
 const NOW_MS: u64 = 1_760_000_000_123;
+const NOW: Time = Time {
+    elapsed_ms: 123,
+    unix_ms: NOW_MS,
+};
 
 /// A JSON string of `size` bytes, quotes included; on the heap, as what a session publishes.
 fn publication(size: usize) -> Publication {
@@ -174,16 +180,15 @@ struct Room {
 
 impl Room {
     fn new(subscribers: u32) -> Self {
-        let mut home = Home::new(1, 2);
+        let mut home = Home::new(1, 2, ChannelRules::new(&[]), 0);
         let mut local = Local::new(0, 1, 1);
-        let (channel, first) = local.subscribe(CHANNEL, 0, Bytes::new());
-        let Subscribed::Ask { interest, .. } = first else {
-            unreachable!("the first subscriber asks");
-        };
+        let (channel, asked) = local.enter(CHANNEL);
+        let (_, interest) = asked.expect("the first subscriber asks");
+        local.join(channel, 0, Bytes::new());
         let (number, position) = home.interest(CHANNEL, interest);
         local.live(channel, interest.serial, number, position);
         for key in 1..subscribers {
-            local.subscribe(CHANNEL, key, Bytes::new());
+            local.join(channel, key, Bytes::new());
         }
         Self {
             home,
@@ -198,7 +203,7 @@ impl Room {
         let mut sent = None;
         let channel = self.home.resolve(&ChannelRef::Number(self.number));
         self.home
-            .publish(channel, publication, NOW_MS, |to, delivery| {
+            .publish(channel, publication, NOW, |to, delivery| {
                 sent = Some((to, delivery));
             });
         sent.expect("this shard is interested")

@@ -15,6 +15,7 @@ impl Handler for Shout {
         vec![Endpoint {
             message_bytes: 64 * 1024,
             fragments: 16,
+            hears_broadcasts: false,
         }]
     }
 
@@ -24,10 +25,7 @@ impl Handler for Shout {
         _peer: Option<SocketAddr>,
     ) -> Result<Accept, Rejection> {
         match request.path {
-            "/shout" => Ok(Accept {
-                endpoint: 0,
-                subprotocol: None,
-            }),
+            "/shout" => Ok(Accept::default()),
             _ => Err(Rejection::new(404, "try /shout")),
         }
     }

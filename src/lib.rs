@@ -23,12 +23,12 @@ pub mod wire;
 /// All that an application of its own protocol on the engine needs: implement [`Handler`], and give
 /// it to [`Builder::handler`]. `examples/lobby` is one.
 pub mod app {
-    pub use crate::hub::{Position, Publication};
+    pub use crate::hub::{Delivery, Position, Publication};
     pub use crate::shard::connection::ConnectionId;
     pub use crate::shard::core::CloseBy;
     pub use crate::shard::handler::{
-        Accept, Closed, Context, Endpoint, Handler, Kind, Message, PublishOptions, Published,
-        Refusal,
+        Accept, Audience, Closed, Context, Endpoint, Handler, HistoryOptions, Kind, Message, Page,
+        PublishOptions, Published, Refusal, Since, SubscribeOptions, Subscribed,
     };
     pub use crate::wire::close::CloseCode;
     pub use crate::wire::upgrade::{Rejection, Request, write_response};

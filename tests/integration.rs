@@ -3,6 +3,8 @@
 //! Most tests run the engine inside their own process and read its counters: after whatever
 //! happened, other clients must have been served as always, and no connection may be left.
 
+#[path = "integration/access.rs"]
+mod access;
 #[path = "integration/client.rs"]
 mod client;
 #[path = "integration/closing.rs"]
@@ -13,6 +15,8 @@ mod engine;
 mod frames;
 #[path = "integration/handshake.rs"]
 mod handshake;
+#[path = "integration/history.rs"]
+mod history;
 #[path = "integration/messages.rs"]
 mod messages;
 #[path = "integration/places.rs"]

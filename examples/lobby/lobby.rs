@@ -17,7 +17,8 @@
 
 use ringwire::app::{
     Accept, Bytes, CloseCode, Closed, ConnectionId, Context, Endpoint, Handler, Kind, Message,
-    Position, Publication, PublishOptions, Published, Rejection, Request,
+    Position, Publication, PublishOptions, Published, Rejection, Request, SubscribeOptions,
+    Subscribed,
 };
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -83,7 +84,9 @@ impl Lobby {
                     return None;
                 }
                 let channel = format!("lobby {}", u32::from_be_bytes(*lobby));
-                context.subscribe(connection, &channel, Bytes::new()).ok()?;
+                context
+                    .subscribe(connection, &channel, SubscribeOptions::default())
+                    .ok()?;
                 let name = Bytes::copy_from_slice(name);
                 self.players.insert(connection, Player { channel, name });
             }
@@ -127,6 +130,7 @@ impl Handler for Lobby {
         vec![Endpoint {
             message_bytes,
             fragments: 16,
+            hears_broadcasts: false,
         }]
     }
 
@@ -138,10 +142,7 @@ impl Handler for Lobby {
         if request.path != "/lobby" {
             return Err(Rejection::new(404, "The lobby is at /lobby."));
         }
-        Ok(Accept {
-            endpoint: 0,
-            subprotocol: None,
-        })
+        Ok(Accept::default())
     }
 
     fn message(
@@ -164,19 +165,17 @@ impl Handler for Lobby {
         &mut self,
         context: &mut Context<'_>,
         connection: ConnectionId,
-        channel: &str,
-        position: Position,
-        _tag: &Bytes,
+        subscribed: &Subscribed<'_>,
     ) {
         let Some(entered) = self.players.get(&connection) else {
             return;
         };
         let mut welcome = vec![WELCOME];
         welcome.extend(player(connection).to_be_bytes());
-        welcome.extend(position.offset.to_be_bytes());
+        welcome.extend(subscribed.position.offset.to_be_bytes());
         context.send(connection, Kind::Binary, &welcome);
         let entered = event(ENTERED, connection, entered.name.clone());
-        let _ = context.announce(channel, entered);
+        let _ = context.announce(subscribed.channel, entered);
     }
 
     fn published(

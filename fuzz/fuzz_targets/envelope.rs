@@ -49,10 +49,16 @@ fn assert_json(text: &str) {
 
 fn channel_of<'a>(command: &'a Command<'_>) -> Option<&'a str> {
     match command {
-        Command::Subscribe { channel }
+        Command::Subscribe { channel, .. }
         | Command::Unsubscribe { channel }
+        | Command::History { channel, .. }
         | Command::Publish { channel, .. } => Some(channel),
-        Command::Connect | Command::Ping | Command::Pong | Command::NotAvailable { .. } => None,
+        Command::Connect
+        | Command::Direct { .. }
+        | Command::Broadcast { .. }
+        | Command::Ping
+        | Command::Pong
+        | Command::NotAvailable { .. } => None,
     }
 }
 
@@ -82,18 +88,65 @@ fn accepted(text: &[u8], envelope: &Envelope<'_>, channel_name_bytes: usize) {
             channel
         );
     }
+    let sees_data = |data: &str| {
+        assert_within(text, data);
+        assert_json(data);
+        if let Ok(value) = reread(data) {
+            sees("data", value);
+        }
+    };
+    let sees_at = |path: &str, value: Value| {
+        if let Some(seen) = &seen {
+            assert_eq!(seen.pointer(path), Some(&value), "{path}");
+        }
+    };
     let kind = match &envelope.command {
         Command::Connect => "connect",
-        Command::Subscribe { .. } => "subscribe",
+        Command::Subscribe { recover, .. } => {
+            if let Some(position) = recover {
+                sees_at("/recover/offset", position.offset.into());
+                sees_at("/recover/epoch", position.epoch.into());
+            }
+            "subscribe"
+        }
+        Command::History {
+            limit,
+            since,
+            reverse,
+            ..
+        } => {
+            if *limit != 100 {
+                sees("limit", (*limit).into());
+            }
+            if let Some(since) = since {
+                sees_at("/since/offset", since.offset.into());
+                if let Some(epoch) = since.epoch {
+                    sees_at("/since/epoch", epoch.into());
+                }
+            }
+            if *reverse {
+                sees("reverse", true.into());
+            }
+            "history"
+        }
+        Command::Direct { to, data } => {
+            assert!((1..=128).contains(&to.len()));
+            sees("to", to.as_str().into());
+            sees_data(data);
+            "direct"
+        }
+        Command::Broadcast { data, echo } => {
+            sees_data(data);
+            if *echo {
+                sees("echo", true.into());
+            }
+            "broadcast"
+        }
         Command::Unsubscribe { .. } => "unsubscribe",
         Command::Publish { data, echo, .. } => {
-            assert_within(text, data);
-            assert_json(data);
-            if let Ok(value) = reread(data) {
-                sees("data", value);
-            }
-            if !echo {
-                sees("echo", false.into());
+            sees_data(data);
+            if let Some(echo) = echo {
+                sees("echo", (*echo).into());
             }
             match seen.as_ref().map(|seen| &seen["type"]) {
                 Some(Value::String(kind)) if kind == "message" => "message",

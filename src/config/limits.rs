@@ -158,6 +158,10 @@ pub const MAX_TRUSTED_PEERS: usize = 64;
 /// names a device or a log by mistake must not fill the memory.
 pub const MAX_CONFIG_FILE_BYTES: u64 = MIB;
 
+/// Messages that one answer gives of a channel's history. Each is some 100 bytes on its way from the
+/// home shard, whatever its data; who wants more asks again.
+pub const HISTORY_PAGE_MESSAGES: usize = 1000;
+
 /// Bytes of a log filter: some forty directives.
 pub const MAX_LOG_FILTER_BYTES: usize = 4096;
 

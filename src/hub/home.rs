@@ -1,5 +1,8 @@
-//! The channels that this shard is home to: their offsets, their epochs, and which shards listen.
+//! The channels that this shard is home to: their offsets, their epochs, what is kept of them, and which
+//! shards listen.
 
+use super::history::{self, Histories, History, Page, Query, Since, Time};
+use super::rules::{ChannelRules, RuleNumber};
 use super::{Delivery, Names, Position, Publication};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -7,8 +10,8 @@ use std::collections::VecDeque;
 /// A channel without subscribers keeps its position this long after the last use, so that a
 /// publisher and a returning subscriber see one epoch. Milliseconds.
 pub const IDLE_CHANNEL_MS: u64 = 60_000;
-/// Channels without subscribers kept per shard; beyond it the longest idle one goes first. About
-/// 150 bytes each: 10 MiB per shard.
+/// Channels without subscribers and history kept per shard; beyond it the longest idle one goes first.
+/// About 150 bytes each: 10 MiB per shard.
 pub const MAX_IDLE_CHANNELS: usize = 65_536;
 
 /// A shard that has subscribers to a channel, and how it knows the channel.
@@ -29,6 +32,21 @@ struct Channel {
     idle_since_ms: u64,
     /// Whether it stands in the queue of idle channels.
     queued: bool,
+    rule: RuleNumber,
+    /// What is kept of its messages. A channel that keeps some is not forgotten.
+    history: Option<Box<History>>,
+}
+
+impl Channel {
+    fn is_idle(&self) -> bool {
+        self.interested.is_empty() && self.history.is_none()
+    }
+}
+
+impl history::Slots for Names<Channel> {
+    fn history(&mut self, channel: u32) -> Option<&mut Option<Box<History>>> {
+        self.get_mut(channel).map(|channel| &mut channel.history)
+    }
 }
 
 /// How a publish names its channel: by number where the publisher's shard knows it.
@@ -40,21 +58,37 @@ pub enum ChannelRef {
     Name(Box<str>),
 }
 
+/// What a new subscriber gets first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CatchUp {
+    /// The channel's position: what is published after it follows.
+    pub position: Position,
+    /// Whether `messages` are all that it missed; `None` when it did not ask.
+    pub recovered: Option<bool>,
+    /// What to send before anything else, in order.
+    pub messages: Vec<Delivery>,
+}
+
 /// The home side of one shard's channels.
 pub struct Home {
     channels: Names<Channel>,
     idle: VecDeque<u32>,
     random: u64,
+    rules: ChannelRules,
+    histories: Histories,
 }
 
 impl Home {
     /// `seed` for the names' index, `random` to draw epochs from; both from the operating system.
+    /// `history_bytes` is what the histories of all channels may cost.
     #[must_use]
-    pub fn new(seed: u64, random: u64) -> Self {
+    pub fn new(seed: u64, random: u64, rules: ChannelRules, history_bytes: usize) -> Self {
         Self {
             channels: Names::new(seed),
             idle: VecDeque::new(),
             random: random | 1,
+            histories: Histories::new(rules.len(), history_bytes),
+            rules,
         }
     }
 
@@ -95,7 +129,13 @@ impl Home {
         self.queue_if_idle(key, now_ms);
     }
 
-    /// The number of a channel that somebody wants to publish to.
+    /// The position of a channel.
+    #[must_use]
+    pub fn position(&self, key: u32) -> Option<Position> {
+        self.channels.get(key).map(|channel| channel.position)
+    }
+
+    /// The number of a channel that somebody wants to publish to, or asks about.
     pub fn resolve(&mut self, channel: &ChannelRef) -> u32 {
         match channel {
             ChannelRef::Number(key) => *key,
@@ -111,24 +151,30 @@ impl Home {
             .map_or(&[], |channel| &channel.interested)
     }
 
-    /// Numbers a publication to the channel that [`Self::resolve`] found. Calls `to` for every shard
-    /// that has subscribers; returns the publication's position, or `None` when there is no such
-    /// channel (the publisher's shard gave up its interest meanwhile, which the order of its messages
-    /// rules out).
+    /// Numbers a publication to the channel that [`Self::resolve`] found, and keeps it where the
+    /// channel's rule says so. Calls `to` for every shard that has subscribers; returns the publication's
+    /// position, or `None` when there is no such channel (the publisher's shard gave up its interest
+    /// meanwhile, which the order of its messages rules out).
     pub fn publish(
         &mut self,
         key: u32,
         publication: Publication,
-        now_ms: u64,
+        now: Time,
         mut to: impl FnMut(Interest, Delivery),
     ) -> Option<Position> {
         let channel = self.channels.get_mut(key)?;
         channel.position.offset += 1;
         let position = channel.position;
+        let size = self.rules.get(channel.rule).history.size as usize;
+        if size > 0 {
+            let (rule, slot) = (channel.rule, &mut channel.history);
+            let kept = publication.clone();
+            self.histories.keep(key, rule, slot, size, now, kept);
+        }
         if let Some((last, others)) = channel.interested.split_last() {
             let delivery = Delivery {
                 offset: position.offset,
-                timestamp_ms: now_ms,
+                timestamp_ms: now.unix_ms,
                 publication,
             };
             for interest in others {
@@ -136,14 +182,109 @@ impl Home {
             }
             to(*last, delivery);
         } else {
-            self.queue_if_idle(key, now_ms);
+            self.queue_if_idle(key, now.elapsed_ms);
+        }
+        if self.histories.is_over_limit() {
+            let mut emptied = Vec::new();
+            self.histories
+                .evict(&mut self.channels, |channel| emptied.push(channel));
+            self.queue_emptied(&emptied, now.elapsed_ms);
         }
         Some(position)
     }
 
-    /// Forgets channels that nobody has listened or published to for [`IDLE_CHANNEL_MS`], and the
-    /// longest idle ones beyond [`MAX_IDLE_CHANNELS`]. Returns how many.
+    /// What a subscriber that joins now gets first: everything that was published after `since`, or else
+    /// the last message, where the channel's rule says so. At most `bytes`, where each message counts
+    /// `envelope_bytes` besides its own.
+    pub fn catch_up(
+        &mut self,
+        key: u32,
+        since: Option<Position>,
+        bytes: usize,
+        envelope_bytes: usize,
+        now_ms: u64,
+    ) -> Option<CatchUp> {
+        let mut query = Query {
+            limit: usize::MAX,
+            since: since.map(|since| Since {
+                offset: since.offset,
+                epoch: Some(since.epoch),
+            }),
+            reverse: false,
+            bytes,
+            envelope_bytes,
+        };
+        if since.is_some() {
+            let page = self.read(key, &query, now_ms)?;
+            if page.complete && !page.more {
+                return Some(CatchUp {
+                    position: page.position,
+                    recovered: Some(true),
+                    messages: page.messages,
+                });
+            }
+        }
+        let rule = self.rules.get(self.channels.get(key)?.rule);
+        query.limit = usize::from(rule.history.last_on_subscribe);
+        query.since = None;
+        query.reverse = true;
+        let page = self.read(key, &query, now_ms)?;
+        Some(CatchUp {
+            position: page.position,
+            recovered: since.map(|_| false),
+            messages: page.messages,
+        })
+    }
+
+    /// A part of the history of the channel that [`Self::resolve`] found.
+    pub fn read(&mut self, key: u32, query: &Query, now_ms: u64) -> Option<Page> {
+        self.expire_histories(now_ms);
+        let channel = self.channels.get(key)?;
+        let page = history::read(channel.history.as_deref(), channel.position, query);
+        // What came into being for this may be all that ever happens to it.
+        self.queue_if_idle(key, now_ms);
+        Some(page)
+    }
+
+    /// What the histories cost, in bytes.
+    #[must_use]
+    pub fn history_bytes(&self) -> usize {
+        self.histories.bytes()
+    }
+
+    /// Messages that histories lost before their time, because all together would have cost too much.
+    #[must_use]
+    pub fn history_evicted(&self) -> u64 {
+        self.histories.evicted()
+    }
+
+    fn expire_histories(&mut self, now_ms: u64) {
+        let mut emptied = Vec::new();
+        let rules = &self.rules;
+        self.histories.expire(
+            now_ms,
+            |rule| rules.get(rule).history.ttl_ms.into(),
+            &mut self.channels,
+            |channel| emptied.push(channel),
+        );
+        self.queue_emptied(&emptied, now_ms);
+    }
+
+    fn queue_emptied(&mut self, emptied: &[u32], now_ms: u64) {
+        for &key in emptied {
+            self.queue_if_idle(key, now_ms);
+        }
+    }
+
+    /// Forgets what histories keep no longer, channels that nobody has listened or published to for
+    /// [`IDLE_CHANNEL_MS`], and the longest idle ones beyond [`MAX_IDLE_CHANNELS`]. Returns how many
+    /// channels.
     pub fn expire(&mut self, now_ms: u64) -> usize {
+        self.expire_histories(now_ms);
+        self.forget_idle(now_ms)
+    }
+
+    fn forget_idle(&mut self, now_ms: u64) -> usize {
         let mut forgotten = 0;
         // A channel used again since it was queued goes to the end, once; so this visits each
         // queued channel at most once per call.
@@ -154,7 +295,7 @@ impl Home {
                 continue;
             };
             let overfull = self.idle.len() > MAX_IDLE_CHANNELS;
-            if !channel.interested.is_empty() {
+            if !channel.is_idle() {
                 channel.queued = false;
                 self.idle.pop_front();
             } else if overfull || now_ms.saturating_sub(channel.idle_since_ms) >= IDLE_CHANNEL_MS {
@@ -187,7 +328,7 @@ impl Home {
         let Some(channel) = self.channels.get_mut(key) else {
             return;
         };
-        if channel.interested.is_empty() {
+        if channel.is_idle() {
             channel.idle_since_ms = now_ms;
             if !channel.queued {
                 channel.queued = true;
@@ -195,7 +336,7 @@ impl Home {
             }
         }
         if self.idle.len() > MAX_IDLE_CHANNELS {
-            self.expire(now_ms);
+            self.forget_idle(now_ms);
         }
     }
 
@@ -204,6 +345,7 @@ impl Home {
             return key;
         }
         let epoch = self.draw_epoch();
+        let rule = self.rules.find(name);
         self.channels.insert(
             name,
             Channel {
@@ -211,6 +353,8 @@ impl Home {
                 interested: SmallVec::new(),
                 idle_since_ms: 0,
                 queued: false,
+                rule,
+                history: None,
             },
         )
     }
@@ -228,6 +372,7 @@ impl Home {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ChannelRule;
     use bytes::Bytes;
 
     fn publication(text: &'static str) -> Publication {
@@ -245,11 +390,28 @@ mod tests {
         }
     }
 
+    fn home(pattern: &str, size: u32) -> Home {
+        let mut rule = ChannelRule {
+            pattern: pattern.into(),
+            ..ChannelRule::default()
+        };
+        rule.history.size = size;
+        rule.history.ttl_ms = 1000;
+        Home::new(1, 2, ChannelRules::new(&[rule]), 1 << 20)
+    }
+
+    fn at(elapsed_ms: u64) -> Time {
+        Time {
+            elapsed_ms,
+            unix_ms: 5000 + elapsed_ms,
+        }
+    }
+
     fn publish(home: &mut Home, name: &str, now_ms: u64) -> (Position, Vec<(u16, u64)>) {
         let mut sent = Vec::new();
         let channel = home.resolve(&ChannelRef::Name(name.into()));
         let position = home
-            .publish(channel, publication("1"), now_ms, |to, delivery| {
+            .publish(channel, publication("1"), at(now_ms), |to, delivery| {
                 sent.push((to.shard, delivery.offset));
             })
             .unwrap();
@@ -258,7 +420,7 @@ mod tests {
 
     #[test]
     fn offsets_have_no_gaps_and_reach_interested_shards() {
-        let mut home = Home::new(1, 2);
+        let mut home = home("*", 0);
         let (key, position) = home.interest("c", interest(0, 1));
         assert_eq!(position.offset, 0);
         home.interest("c", interest(3, 9));
@@ -268,17 +430,17 @@ mod tests {
         home.disinterest("c", 0, 1, 6);
         let mut sent = Vec::new();
         let second = home
-            .publish(key, publication("2"), 7, |to, delivery| {
+            .publish(key, publication("2"), at(7), |to, delivery| {
                 sent.push((to.shard, delivery.offset, delivery.timestamp_ms));
             })
             .unwrap();
         assert_eq!(second.offset, 2);
-        assert_eq!(sent, [(3, 2, 7)]);
+        assert_eq!(sent, [(3, 2, 5007)]);
     }
 
     #[test]
     fn an_old_disinterest_does_not_end_a_new_interest() {
-        let mut home = Home::new(1, 2);
+        let mut home = home("*", 0);
         home.interest("c", interest(0, 1));
         home.interest("c", interest(0, 2));
         home.disinterest("c", 0, 1, 0);
@@ -287,7 +449,7 @@ mod tests {
 
     #[test]
     fn an_idle_channel_keeps_its_epoch_for_a_while_and_then_begins_anew() {
-        let mut home = Home::new(1, 2);
+        let mut home = home("*", 0);
         let (first, _) = publish(&mut home, "c", 0);
         assert_eq!(home.expire(IDLE_CHANNEL_MS - 1), 0);
         let (second, _) = publish(&mut home, "c", IDLE_CHANNEL_MS - 1);
@@ -301,7 +463,7 @@ mod tests {
 
     #[test]
     fn a_channel_in_use_is_never_forgotten() {
-        let mut home = Home::new(1, 2);
+        let mut home = home("*", 0);
         publish(&mut home, "c", 0);
         home.interest("c", interest(0, 1));
         assert_eq!(home.expire(10 * IDLE_CHANNEL_MS), 0);
@@ -313,12 +475,145 @@ mod tests {
 
     #[test]
     fn idle_channels_are_bounded() {
-        let mut home = Home::new(1, 2);
+        let mut home = home("*", 0);
         for i in 0..MAX_IDLE_CHANNELS + 100 {
             publish(&mut home, &format!("c{i}"), 1);
         }
         assert!(home.len() <= MAX_IDLE_CHANNELS + 1, "{}", home.len());
         let (position, _) = publish(&mut home, &format!("c{}", MAX_IDLE_CHANNELS + 99), 1);
         assert_eq!(position.offset, 2, "the youngest are kept");
+    }
+
+    fn missed(home: &mut Home, name: &str, since: Position, now_ms: u64) -> Option<Vec<u64>> {
+        let channel = home.resolve(&ChannelRef::Name(name.into()));
+        let missed = home.catch_up(channel, Some(since), 1 << 20, 10, now_ms);
+        let CatchUp {
+            recovered,
+            messages,
+            ..
+        } = missed.unwrap();
+        let offsets = messages.iter().map(|one| one.offset).collect();
+        (recovered == Some(true)).then_some(offsets)
+    }
+
+    #[test]
+    fn what_was_missed_is_given_whole_or_not_at_all() {
+        let mut home = home("kept:*", 3);
+        let (first, _) = publish(&mut home, "kept:a", 0);
+        for now_ms in 1..=4 {
+            publish(&mut home, "kept:a", now_ms);
+        }
+        let since = |offset| Position { offset, ..first };
+        assert_eq!(missed(&mut home, "kept:a", since(5), 5), Some(vec![]));
+        assert_eq!(
+            missed(&mut home, "kept:a", since(2), 5),
+            Some(vec![3, 4, 5])
+        );
+        assert_eq!(missed(&mut home, "kept:a", since(1), 5), None, "2 is gone");
+        assert_eq!(
+            missed(&mut home, "kept:a", since(6), 5),
+            None,
+            "not there yet"
+        );
+        let other = Position {
+            offset: 5,
+            epoch: 1,
+        };
+        assert_eq!(missed(&mut home, "kept:a", other, 5), None, "another life");
+        assert_eq!(missed(&mut home, "kept:a", since(4), 1003), Some(vec![5]));
+        assert_eq!(missed(&mut home, "kept:a", since(4), 1004), None, "too old");
+        let channel = home.resolve(&ChannelRef::Name("kept:a".into()));
+        publish(&mut home, "kept:a", 1005);
+        let missed = home
+            .catch_up(channel, Some(since(5)), 10, 10, 1005)
+            .unwrap();
+        assert_eq!(missed.recovered, Some(true), "one message is always given");
+        publish(&mut home, "kept:a", 1005);
+        let missed = home
+            .catch_up(channel, Some(since(5)), 10, 10, 1005)
+            .unwrap();
+        assert_eq!(missed.recovered, Some(false), "too much");
+        assert!(missed.messages.is_empty());
+    }
+
+    #[test]
+    fn without_a_history_only_who_missed_nothing_recovers() {
+        let mut home = home("kept:*", 3);
+        let (first, _) = publish(&mut home, "other", 0);
+        assert_eq!(missed(&mut home, "other", first, 0), Some(vec![]));
+        publish(&mut home, "other", 0);
+        assert_eq!(missed(&mut home, "other", first, 0), None);
+        assert_eq!(home.history_bytes(), 0);
+    }
+
+    #[test]
+    fn a_channel_lives_as_long_as_its_history() {
+        let mut home = home("*", 3);
+        home.rules = {
+            let mut rule = ChannelRule::default();
+            rule.history.size = 3;
+            rule.history.ttl_ms = 10 * IDLE_CHANNEL_MS as u32;
+            ChannelRules::new(&[rule])
+        };
+        let (first, _) = publish(&mut home, "c", 0);
+        assert_eq!(home.expire(9 * IDLE_CHANNEL_MS), 0);
+        assert_eq!(
+            missed(
+                &mut home,
+                "c",
+                Position { offset: 0, ..first },
+                9 * IDLE_CHANNEL_MS
+            ),
+            Some(vec![1])
+        );
+        // Its history ends; it is idle from then on.
+        assert_eq!(home.expire(10 * IDLE_CHANNEL_MS), 0);
+        assert_eq!(home.history_bytes(), 0);
+        assert_eq!(home.expire(11 * IDLE_CHANNEL_MS), 1);
+        let (again, _) = publish(&mut home, "c", 11 * IDLE_CHANNEL_MS);
+        assert_ne!(again.epoch, first.epoch);
+    }
+
+    #[test]
+    fn the_last_message_may_be_given_to_everybody() {
+        let mut home = home("*", 3);
+        home.rules = {
+            let mut rule = ChannelRule::default();
+            rule.history.size = 3;
+            rule.history.last_on_subscribe = true;
+            ChannelRules::new(&[rule])
+        };
+        let channel = home.resolve(&ChannelRef::Name("c".into()));
+        let given = |home: &mut Home, since: Option<Position>| {
+            let given = home.catch_up(channel, since, 1 << 20, 10, 0).unwrap();
+            let offsets: Vec<u64> = given.messages.iter().map(|one| one.offset).collect();
+            (given.recovered, offsets)
+        };
+        assert_eq!(given(&mut home, None), (None, vec![]));
+        let (first, _) = publish(&mut home, "c", 0);
+        publish(&mut home, "c", 0);
+        assert_eq!(given(&mut home, None), (None, vec![2]));
+        assert_eq!(given(&mut home, Some(first)), (Some(true), vec![2]));
+        let other = Position {
+            offset: 1,
+            epoch: 1,
+        };
+        assert_eq!(given(&mut home, Some(other)), (Some(false), vec![2]));
+    }
+
+    #[test]
+    fn who_only_reads_leaves_nothing_behind() {
+        let mut home = home("*", 3);
+        let channel = home.resolve(&ChannelRef::Name("c".into()));
+        let query = Query {
+            limit: 10,
+            since: None,
+            reverse: false,
+            bytes: 1000,
+            envelope_bytes: 0,
+        };
+        let page = home.read(channel, &query, 0).unwrap();
+        assert_eq!((page.position.offset, page.messages.len()), (0, 0));
+        assert_eq!(home.expire(IDLE_CHANNEL_MS), 1);
     }
 }

@@ -18,6 +18,9 @@ pub struct Waiting {
     pub key: u32,
     /// What the handler wants back with the confirmation (a request's id).
     pub tag: Bytes,
+    /// The question to the home shard whose answer it waits for: what it missed, or the last message.
+    /// `None`: it waits for the channel to become live.
+    question: Option<u32>,
 }
 
 /// A part of a turn's frames that one connection does not get: what it published itself with
@@ -61,22 +64,6 @@ impl Channel {
     pub fn subscribers(&self) -> &Subscribers {
         &self.subscribers
     }
-}
-
-/// What became of a subscription.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Subscribed {
-    /// The subscriber hears everything after this position.
-    Live(Position),
-    /// The home shard has been asked already; its answer confirms the subscription.
-    Waiting,
-    /// This is the first subscriber here: ask the home shard.
-    Ask {
-        /// The home shard.
-        home: u16,
-        /// What to tell it.
-        interest: Interest,
-    },
 }
 
 /// The shard's last subscriber of a channel left: tell the home.
@@ -168,54 +155,85 @@ impl Local {
         waiting.map_or(0, |waiting| waiting.iter().filter(own).count())
     }
 
-    /// Adds a subscriber that is not subscribed yet. The caller has delivered the channel's pending
-    /// frames before. Returns the channel's number and what is to be done.
-    pub fn subscribe(&mut self, name: &str, key: u32, tag: Bytes) -> (u32, Subscribed) {
+    /// The number of a channel that somebody is about to subscribe to, and, when nobody here is
+    /// subscribed to it yet, what to tell its home shard.
+    pub fn enter(&mut self, name: &str) -> (u32, Option<(u16, Interest)>) {
         if let Some(number) = self.channels.find(name) {
-            let channel = self.channels.get_mut(number).expect("found by name");
-            return match channel.live {
-                Some((_, position)) => {
-                    debug_assert!(
-                        channel.turn.frames.is_empty(),
-                        "pending frames go to earlier subscribers"
-                    );
-                    channel.subscribers.insert(key);
-                    (number, Subscribed::Live(position))
-                }
-                None => {
-                    channel.waiting.push(Waiting { key, tag });
-                    (number, Subscribed::Waiting)
-                }
-            };
+            return (number, None);
         }
         let home = self.home_of(name);
         let serial = self.next_serial;
         self.next_serial = self.next_serial.wrapping_add(1);
-        let number = self.channels.insert(
-            name,
-            Channel {
-                home,
-                serial,
-                waiting: vec![Waiting { key, tag }],
-                ..Channel::default()
-            },
-        );
+        let channel = Channel {
+            home,
+            serial,
+            ..Channel::default()
+        };
+        let number = self.channels.insert(name, channel);
         let interest = Interest {
             shard: self.shard,
             channel: number,
             serial,
         };
-        (number, Subscribed::Ask { home, interest })
+        (number, Some((home, interest)))
+    }
+
+    /// Adds a subscriber that is not subscribed yet. The caller has delivered the channel's pending
+    /// frames before. Returns what it hears everything after, or `None` when that is known only with the
+    /// home's answer.
+    pub fn join(&mut self, number: u32, key: u32, tag: Bytes) -> Option<Position> {
+        let position = self.position_for(number, key, tag)?;
+        let channel = self.channels.get_mut(number)?;
+        debug_assert!(
+            channel.turn.frames.is_empty(),
+            "pending frames go to earlier subscribers"
+        );
+        channel.subscribers.insert(key);
+        Some(position)
+    }
+
+    /// Adds a subscriber that is not subscribed yet and has a question to the home shard, with whose
+    /// answer its subscription begins. Returns where to ask, how the home knows the channel best, on
+    /// behalf of which interest, and the number of the question.
+    pub fn ask(
+        &mut self,
+        number: u32,
+        key: u32,
+        tag: Bytes,
+    ) -> Option<(u16, ChannelRef, Interest, u32)> {
+        let (name, channel) = self.channels.entry_mut(number)?;
+        let question = self.next_serial;
+        self.next_serial = self.next_serial.wrapping_add(1);
+        channel.waiting.push(Waiting {
+            key,
+            tag,
+            question: Some(question),
+        });
+        let interest = Interest {
+            shard: self.shard,
+            channel: number,
+            serial: channel.serial,
+        };
+        let known = match channel.live {
+            Some((home_number, _)) => ChannelRef::Number(home_number),
+            None => ChannelRef::Name(name.into()),
+        };
+        Some((channel.home, known, interest, question))
     }
 
     /// Asks again on behalf of a connection that is subscribed already: its position, or `None`
     /// while the home's answer is awaited (the new tag is confirmed with the first one then).
     pub fn position_for(&mut self, number: u32, key: u32, tag: Bytes) -> Option<Position> {
         let channel = self.channels.get_mut(number)?;
+        let asks = channel.waiting.iter().any(|waiting| waiting.key == key);
         match channel.live {
-            Some((_, position)) => Some(position),
-            None => {
-                channel.waiting.push(Waiting { key, tag });
+            Some((_, position)) if !asks => Some(position),
+            _ => {
+                channel.waiting.push(Waiting {
+                    key,
+                    tag,
+                    question: None,
+                });
                 None
             }
         }
@@ -249,7 +267,7 @@ impl Local {
     }
 
     /// The home's answer to an interest. Returns whom to confirm; they are subscribers now. Empty
-    /// when the interest has ended meanwhile.
+    /// when the interest has ended meanwhile. Who has a question waits on.
     pub fn live(
         &mut self,
         number: u32,
@@ -265,11 +283,54 @@ impl Local {
             return Vec::new();
         };
         channel.live = Some((home_number, position));
-        let waiting = std::mem::take(&mut channel.waiting);
-        for subscriber in &waiting {
+        let asking: SmallVec<[u32; 4]> = channel
+            .waiting
+            .iter()
+            .filter(|waiting| waiting.question.is_some())
+            .map(|waiting| waiting.key)
+            .collect();
+        let confirmed: Vec<Waiting> = channel
+            .waiting
+            .extract_if(.., |waiting| !asking.contains(&waiting.key))
+            .collect();
+        for subscriber in &confirmed {
             channel.subscribers.insert(subscriber.key);
         }
-        waiting
+        confirmed
+    }
+
+    /// The home's answer to a question. Returns whom to confirm: the connection that asked, first with
+    /// its question and then with what else it asked for meanwhile; it is a subscriber now, after
+    /// everything that the channel has brought so far, which the caller has delivered. Empty when it gave
+    /// up.
+    pub fn answered(&mut self, number: u32, serial: u32, question: u32) -> Vec<Waiting> {
+        let Some(channel) = self
+            .channels
+            .get_mut(number)
+            .filter(|channel| channel.serial == serial)
+        else {
+            return Vec::new();
+        };
+        let mut waiting = channel.waiting.iter();
+        let Some(key) = waiting
+            .find(|waiting| waiting.question == Some(question))
+            .map(|waiting| waiting.key)
+        else {
+            return Vec::new();
+        };
+        debug_assert!(
+            channel.live.is_some(),
+            "the home has answered the interest before"
+        );
+        debug_assert!(
+            channel.turn.frames.is_empty(),
+            "pending frames go to earlier subscribers"
+        );
+        channel.subscribers.insert(key);
+        channel
+            .waiting
+            .extract_if(.., |waiting| waiting.key == key)
+            .collect()
     }
 
     /// A message from the home: notes the channel's new position, puts the channel on the list of
@@ -335,8 +396,20 @@ impl Local {
 mod tests {
     use super::*;
 
+    /// What the channel's home is told, if anything, and the subscriber's position, if it is known.
+    type Subscribed = (Option<Interest>, Option<Position>);
+
     fn subscribe(local: &mut Local, key: u32) -> (u32, Subscribed) {
-        local.subscribe("c", key, Bytes::from_static(b"1"))
+        let (number, ask) = local.enter("c");
+        let position = local.join(number, key, Bytes::from_static(b"1"));
+        (number, (ask.map(|(_, interest)| interest), position))
+    }
+
+    fn first(local: &mut Local, key: u32) -> (u32, Interest) {
+        match subscribe(local, key) {
+            (number, (Some(interest), None)) => (number, interest),
+            other => panic!("{other:?}"),
+        }
     }
 
     fn position(offset: u64) -> Position {
@@ -346,11 +419,8 @@ mod tests {
     #[test]
     fn the_first_subscriber_asks_and_the_answer_confirms_all() {
         let mut local = Local::new(0, 1, 1);
-        let (number, first) = subscribe(&mut local, 5);
-        let Subscribed::Ask { home: 0, interest } = first else {
-            panic!("{first:?}")
-        };
-        assert_eq!(subscribe(&mut local, 3).1, Subscribed::Waiting);
+        let (number, interest) = first(&mut local, 5);
+        assert_eq!(subscribe(&mut local, 3).1, (None, None));
         assert!(matches!(local.route("c").1, ChannelRef::Name(_)));
         let confirmed = local.live(number, interest.serial, 77, position(4));
         assert_eq!(
@@ -361,7 +431,7 @@ mod tests {
             [5, 3]
         );
         assert_eq!(local.route("c").1, ChannelRef::Number(77));
-        assert_eq!(subscribe(&mut local, 4).1, Subscribed::Live(position(4)));
+        assert_eq!(subscribe(&mut local, 4).1, (None, Some(position(4))));
         let mut order = Vec::new();
         local
             .subscribers(number)
@@ -373,19 +443,13 @@ mod tests {
     #[test]
     fn an_answer_to_an_ended_interest_is_ignored() {
         let mut local = Local::new(0, 1, 1);
-        let (number, first) = subscribe(&mut local, 5);
-        let Subscribed::Ask { interest: old, .. } = first else {
-            panic!("{first:?}")
-        };
+        let (number, old) = first(&mut local, 5);
         let given_up = local.unsubscribe(number, 5).expect("the last one left");
         assert_eq!(
             (given_up.home, &*given_up.name, given_up.serial),
             (0, "c", old.serial)
         );
-        let (number, second) = subscribe(&mut local, 6);
-        let Subscribed::Ask { interest: new, .. } = second else {
-            panic!("{second:?}")
-        };
+        let (number, new) = first(&mut local, 6);
         assert!(local.live(number, old.serial, 1, position(0)).is_empty());
         assert!(local.receive(number, old.serial, 1).is_none());
         assert!(
@@ -426,8 +490,39 @@ mod tests {
         local.take_touched(&mut touched);
         assert_eq!(touched, [number]);
         assert_eq!(local.take_turn(number).frames, b"xxx");
-        assert_eq!(subscribe(&mut local, 9).1, Subscribed::Live(position(3)));
+        assert_eq!(subscribe(&mut local, 9).1, (None, Some(position(3))));
         local.take_touched(&mut touched);
         assert!(touched.is_empty());
+    }
+
+    #[test]
+    fn who_asks_joins_with_the_answer() {
+        let mut local = Local::new(0, 1, 1);
+        let (number, interest) = first(&mut local, 5);
+        let (_, known, same, question) = local.ask(number, 6, Bytes::from_static(b"6")).unwrap();
+        assert!(matches!(known, ChannelRef::Name(_)));
+        assert_eq!(same, interest);
+        // Once more before the answer: confirmed with it.
+        assert_eq!(local.join(number, 6, Bytes::from_static(b"again")), None);
+        let live = local.live(number, interest.serial, 77, position(4));
+        assert_eq!(live.len(), 1, "6 still waits");
+        let (_, known, _, later) = local.ask(number, 7, Bytes::from_static(b"7")).unwrap();
+        assert_eq!(known, ChannelRef::Number(77));
+        assert_eq!(local.join(number, 6, Bytes::from_static(b"third")), None);
+        let tags = |waiting: Vec<Waiting>| -> Vec<Bytes> {
+            waiting.into_iter().map(|one| one.tag).collect()
+        };
+        let serial = interest.serial;
+        assert_eq!(
+            tags(local.answered(number, serial, question)),
+            ["6", "again", "third"]
+        );
+        assert_eq!(local.join(number, 6, Bytes::new()), Some(position(4)));
+        assert!(local.answered(number, serial, question).is_empty());
+        assert!(local.answered(number, serial + 9, later).is_empty());
+        // Gives up: the answer finds nobody.
+        assert_eq!(local.abandon(number, 7), ["7"]);
+        assert_eq!(local.unsubscribe(number, 7), None);
+        assert!(local.answered(number, serial, later).is_empty());
     }
 }

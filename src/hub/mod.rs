@@ -9,10 +9,14 @@
 //! Nothing here does I/O or knows a socket: [`local::Local`] and [`home::Home`] change their state
 //! and say what to send to which shard; the shard's core carries it.
 
+pub mod directory;
+pub mod history;
 pub mod home;
 pub mod local;
 mod names;
+pub mod rules;
 pub mod subscribers;
+pub mod users;
 
 use bytes::Bytes;
 

@@ -5,142 +5,17 @@
 //! batch grows until the next turn, up to a bound that publishers are told about. So what can wait
 //! for a stalled shard is bounded: once in its inbox, and once more on each shard that sends to it.
 
-use crate::hub::home::{ChannelRef, Interest};
-use crate::hub::{Delivery, Position, Publication};
-use bytes::Bytes;
+mod message;
+
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+pub use message::{BROADCASTING_SHARD, Message, Receipt};
 
 /// Batches that may wait for one shard. A shard takes all of them every turn, so more than a few per
 /// sender means that it is stalled; then senders keep their batches and let them grow.
 pub const BATCHES_PER_SHARD: usize = 1024;
-
-/// Who wants to hear about a publish.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Receipt {
-    /// The publisher's shard.
-    pub shard: u16,
-    /// Its key there.
-    pub key: u32,
-    /// Its generation there.
-    pub generation: u32,
-    /// What the handler wants back with the position (a request's id). `None`: no acknowledgement.
-    pub tag: Option<Bytes>,
-    /// Whether the publisher, if subscribed, gets its own copy.
-    pub echo: bool,
-}
-
-/// One thing that a shard tells another.
-#[derive(Debug)]
-pub enum Message {
-    /// To a home: this shard has its first subscriber.
-    Interest {
-        /// The channel's name.
-        name: Box<str>,
-        /// Who asks.
-        interest: Interest,
-    },
-    /// To a home: this shard's last subscriber left.
-    Disinterest {
-        /// The channel's name.
-        name: Box<str>,
-        /// The shard that gives up.
-        shard: u16,
-        /// The interest that ends.
-        serial: u32,
-    },
-    /// To a home: number this and pass it on.
-    Publish {
-        /// The channel.
-        channel: ChannelRef,
-        /// What was published.
-        publication: Publication,
-        /// By whom.
-        receipt: Receipt,
-    },
-    /// From a home: the answer to an interest.
-    Live {
-        /// The interest it answers.
-        interest: Interest,
-        /// The channel's number at its home.
-        number: u32,
-        /// What the next message follows.
-        position: Position,
-    },
-    /// From a home: a message.
-    Deliver {
-        /// The channel's number at the receiving shard.
-        channel: u32,
-        /// The interest it answers.
-        serial: u32,
-        /// The message.
-        delivery: Delivery,
-        /// Key and generation of the connection of the receiving shard that published it and wants
-        /// no copy.
-        exclude: Option<(u32, u32)>,
-    },
-    /// From a home: the acknowledgement of a publish.
-    Published {
-        /// Whose.
-        receipt: Receipt,
-        /// The position it got.
-        position: Position,
-    },
-    /// From a home: a publish was not taken, because a shard with subscribers does not keep up.
-    Refused {
-        /// Whose.
-        receipt: Receipt,
-        /// What waits for that shard.
-        pending_bytes: usize,
-    },
-    /// A connection is about to arrive: where it comes from.
-    HandOver {
-        /// Sender and number of the handing over.
-        from: (u16, u32),
-        /// The listener that accepted it.
-        listener: u8,
-        /// Whether it is a Unix socket. (Listeners are numbered per shard.)
-        unix: bool,
-        /// The peer's address.
-        peer: Option<SocketAddr>,
-    },
-    /// It does not arrive after all.
-    HandOverFailed {
-        /// Sender and number of the handing over.
-        from: (u16, u32),
-    },
-    /// From the server: stop accepting, close every connection, and end.
-    Drain,
-}
-
-impl Message {
-    /// Bytes that the message keeps in memory. What shards share counts for each of them.
-    fn weight(&self) -> usize {
-        let tag = |receipt: &Receipt| receipt.tag.as_ref().map_or(0, Bytes::len);
-        let publication =
-            |publication: &Publication| publication.data.len() + publication.meta.len();
-        size_of::<Self>()
-            + match self {
-                Self::Interest { name, .. } | Self::Disinterest { name, .. } => name.len(),
-                Self::Publish {
-                    channel,
-                    publication: published,
-                    receipt,
-                } => {
-                    let name = match channel {
-                        ChannelRef::Number(_) => 0,
-                        ChannelRef::Name(name) => name.len(),
-                    };
-                    name + publication(published) + tag(receipt)
-                }
-                Self::Deliver { delivery, .. } => publication(&delivery.publication),
-                Self::Published { receipt, .. } | Self::Refused { receipt, .. } => tag(receipt),
-                _ => 0,
-            }
-    }
-}
 
 /// What one turn of a shard has to say to another one.
 #[derive(Debug, Default)]
@@ -487,6 +362,9 @@ impl Mesh {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::Publication;
+    use crate::hub::home::ChannelRef;
+    use bytes::Bytes;
 
     fn disinterest(serial: u32) -> Message {
         Message::Disinterest {

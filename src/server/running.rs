@@ -3,6 +3,7 @@
 use super::limits::SmallPages;
 use super::{Server, StartError};
 use crate::config::Listen;
+use crate::hub::rules::ChannelRules;
 use crate::mesh::{Batch, Links, Mesh, Message};
 use crate::ring::{Peers, Uring, UringConfig};
 use crate::shard::core::Settings;
@@ -115,6 +116,7 @@ pub(super) fn start<H: Handler>(
     let (links, inboxes) = Links::new(shards);
     let seed = random()?;
     let wait_us = server.plan.wait_us(&server.config.ring);
+    let rules = ChannelRules::new(&server.config.channels);
     let config = Arc::new(server.config);
     let handler: Arc<super::MakeHandler<H>> = server.handler.into();
     let (ready, is_ready) = bounded(shards);
@@ -151,6 +153,7 @@ pub(super) fn start<H: Handler>(
                 ),
                 seed,
                 random: random()?,
+                rules: rules.clone(),
                 counters: own_counters,
                 unix_listeners,
             },

@@ -4,10 +4,16 @@
 
 mod refused;
 
+use crate::config::limits::MAX_USER_ID_BYTES;
+use crate::hub::Position;
+use crate::shard::handler::Since;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt::Write as _;
+
+/// Messages that a `history` without a `limit` gives at most.
+const DEFAULT_HISTORY_LIMIT: usize = 100;
 
 /// Longest `id` that is given back, in bytes as written.
 pub const MAX_ID_BYTES: usize = 256;
@@ -21,6 +27,8 @@ pub enum Command<'a> {
     Subscribe {
         /// Its name.
         channel: Cow<'a, str>,
+        /// What the client has of it, and wants to be brought up from.
+        recover: Option<Position>,
     },
     /// Hear it no more.
     Unsubscribe {
@@ -33,8 +41,33 @@ pub enum Command<'a> {
         channel: Cow<'a, str>,
         /// JSON text.
         data: &'a str,
-        /// Whether the publisher, if subscribed, hears it too.
+        /// Whether the publisher, if subscribed, hears it too. `None`: as the channel's rule says.
+        echo: Option<bool>,
+    },
+    /// Say something to every connection of a user.
+    Direct {
+        /// The user's id.
+        to: String,
+        /// JSON text.
+        data: &'a str,
+    },
+    /// Say something to everyone.
+    Broadcast {
+        /// JSON text.
+        data: &'a str,
+        /// Whether the sender hears it too.
         echo: bool,
+    },
+    /// What was said before?
+    History {
+        /// The channel's name.
+        channel: Cow<'a, str>,
+        /// Messages at most.
+        limit: usize,
+        /// After which message; before it with `reverse`.
+        since: Option<Since>,
+        /// The newest first.
+        reverse: bool,
     },
     /// Is anybody there?
     Ping,
@@ -79,6 +112,41 @@ struct Raw<'a> {
     #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
     echo: Option<bool>,
+    // What only single commands know is looked at by them.
+    #[serde(borrow)]
+    to: Option<&'a RawValue>,
+    #[serde(borrow)]
+    recover: Option<&'a RawValue>,
+    #[serde(borrow)]
+    limit: Option<&'a RawValue>,
+    #[serde(borrow)]
+    since: Option<&'a RawValue>,
+    #[serde(borrow)]
+    reverse: Option<&'a RawValue>,
+}
+
+/// A place in a channel, as a client writes it.
+#[derive(Deserialize)]
+struct Place {
+    offset: u64,
+    epoch: Option<u64>,
+}
+
+/// A field that only some commands have; `null` is its absence.
+fn field<'a, T: Deserialize<'a>>(
+    value: Option<&'a RawValue>,
+    id: Option<&'a str>,
+    expected: &str,
+) -> Result<Option<T>, Refused<'a>> {
+    let Some(value) = value.map(RawValue::get) else {
+        return Ok(None);
+    };
+    // serde would read an array as the fields of an object in order.
+    let read = match value.starts_with('[') {
+        true => None,
+        false => serde_json::from_str(value).ok(),
+    };
+    read.ok_or_else(|| refused::invalid(expected.to_owned(), id))
 }
 
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
@@ -86,21 +154,13 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
 }
 
 /// Types that the protocol knows and this server has no use for yet.
-const NOT_AVAILABLE: [&str; 7] = [
-    "auth",
-    "broadcast",
-    "direct",
-    "history",
-    "presence",
-    "presence_stats",
-    "request",
-];
+const NOT_AVAILABLE: [&str; 4] = ["auth", "presence", "presence_stats", "request"];
 
 /// Parses one message. `channel_name_bytes` is the longest channel name allowed.
 ///
 /// # Errors
 /// Says what is wrong, with the message's `id` where it could be read.
-pub fn parse(text: &[u8], channel_name_bytes: usize) -> Result<Envelope<'_>, Refused<'_>> {
+pub fn parse<'a>(text: &'a [u8], channel_name_bytes: usize) -> Result<Envelope<'a>, Refused<'a>> {
     // serde would read an array as the fields in order.
     if text.trim_ascii_start().starts_with(b"[") {
         return Err(refused::explain(text));
@@ -138,31 +198,71 @@ pub fn parse(text: &[u8], channel_name_bytes: usize) -> Result<Envelope<'_>, Ref
         )),
         Some(_) => Ok(()),
     };
+    let data = |data: Option<&'a RawValue>| match data {
+        Some(data) => Ok(data.get()),
+        None => Err(refuse(
+            "invalid_message",
+            format!("\"{kind}\" needs \"data\""),
+        )),
+    };
     let command = match &*kind {
         "connect" => Command::Connect,
         "ping" => Command::Ping,
         "pong" => Command::Pong,
-        "subscribe" | "unsubscribe" | "publish" | "message" => {
+        "subscribe" | "unsubscribe" | "publish" | "message" | "history" => {
             channel(raw.channel.clone())?;
             let name = raw.channel.unwrap_or_default();
             match &*kind {
-                "subscribe" => Command::Subscribe { channel: name },
-                "unsubscribe" => Command::Unsubscribe { channel: name },
-                _ => {
-                    let Some(data) = raw.data else {
-                        return Err(refuse(
-                            "invalid_message",
-                            format!("\"{kind}\" needs \"data\""),
-                        ));
+                "subscribe" => {
+                    let expected =
+                        "\"recover\" must be an object with an \"offset\" and an \"epoch\"";
+                    let recover: Option<Place> = field(raw.recover, id, expected)?;
+                    let recover = match recover {
+                        None => None,
+                        Some(Place {
+                            offset,
+                            epoch: Some(epoch),
+                        }) => Some(Position { offset, epoch }),
+                        Some(_) => return Err(refuse("invalid_message", expected.to_owned())),
                     };
-                    Command::Publish {
+                    Command::Subscribe {
                         channel: name,
-                        data: data.get(),
-                        echo: raw.echo.unwrap_or(true),
+                        recover,
                     }
                 }
+                "unsubscribe" => Command::Unsubscribe { channel: name },
+                "history" => {
+                    let limit = field(raw.limit, id, "\"limit\" must be a whole number")?;
+                    let expected = "\"since\" must be an object with an \"offset\", and an \"epoch\" if it is known";
+                    let since: Option<Place> = field(raw.since, id, expected)?;
+                    let reverse = field(raw.reverse, id, "\"reverse\" must be true or false")?;
+                    Command::History {
+                        channel: name,
+                        limit: limit.unwrap_or(DEFAULT_HISTORY_LIMIT),
+                        since: since.map(|Place { offset, epoch }| Since { offset, epoch }),
+                        reverse: reverse.unwrap_or(false),
+                    }
+                }
+                _ => Command::Publish {
+                    channel: name,
+                    data: data(raw.data)?,
+                    echo: raw.echo,
+                },
             }
         }
+        "direct" => {
+            let expected = "\"to\" must be a user's id, a string of 1 to 128 bytes";
+            let to: Option<String> = field(raw.to, id, expected)?;
+            let to = to.filter(|to| !to.is_empty() && to.len() <= MAX_USER_ID_BYTES);
+            Command::Direct {
+                to: to.ok_or_else(|| refuse("invalid_message", expected.to_owned()))?,
+                data: data(raw.data)?,
+            }
+        }
+        "broadcast" => Command::Broadcast {
+            data: data(raw.data)?,
+            echo: raw.echo.unwrap_or(false),
+        },
         other => match NOT_AVAILABLE.iter().find(|known| **known == other) {
             Some(kind) => Command::NotAvailable { kind },
             None => {
@@ -170,7 +270,7 @@ pub fn parse(text: &[u8], channel_name_bytes: usize) -> Result<Envelope<'_>, Ref
                 return Err(refuse(
                     "unknown_type",
                     format!(
-                        "\"type\" {shown:?} is none of connect, subscribe, unsubscribe, publish, message, ping, pong"
+                        "\"type\" {shown:?} is none of connect, subscribe, unsubscribe, publish, message, direct, broadcast, history, ping, pong"
                     ),
                 ));
             }
@@ -197,6 +297,11 @@ pub fn write_string(out: &mut Vec<u8>, text: &str) {
 /// Writes an integer.
 pub fn write_integer(out: &mut Vec<u8>, integer: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(integer).as_bytes());
+}
+
+/// Writes `true` or `false`.
+pub fn write_boolean(out: &mut Vec<u8>, boolean: bool) {
+    out.extend_from_slice(if boolean { b"true" } else { b"false" });
 }
 
 /// Writes `,"id":…` when there is one.
@@ -247,7 +352,8 @@ mod tests {
         assert_eq!(
             subscribe.command,
             Command::Subscribe {
-                channel: "a\"b".into()
+                channel: "a\"b".into(),
+                recover: None,
             }
         );
         let publish =
@@ -258,7 +364,7 @@ mod tests {
             Command::Publish {
                 channel: "c".into(),
                 data: r#"{"a": [1, 2.50 ]}"#,
-                echo: false,
+                echo: Some(false),
             },
             "data keeps its bytes"
         );
@@ -266,6 +372,102 @@ mod tests {
         assert_eq!(
             ok(r#"{"type":"presence","channel":"c"}"#).command,
             Command::NotAvailable { kind: "presence" }
+        );
+    }
+
+    #[test]
+    fn messages_to_users_and_to_everyone() {
+        assert_eq!(
+            ok(r#"{"type":"direct","to":"4\u0032","data":[1]}"#).command,
+            Command::Direct {
+                to: "42".into(),
+                data: "[1]",
+            }
+        );
+        for (echo, expected) in [("", false), (r#","echo":true"#, true)] {
+            let text = format!(r#"{{"type":"broadcast","data":null{echo}}}"#);
+            let broadcast = Command::Broadcast {
+                data: "null",
+                echo: expected,
+            };
+            assert_eq!(ok(&text).command, broadcast);
+        }
+        for text in [
+            r#"{"type":"direct","data":1}"#.to_owned(),
+            r#"{"type":"direct","to":"","data":1}"#.to_owned(),
+            r#"{"type":"direct","to":42,"data":1}"#.to_owned(),
+            r#"{"type":"direct","to":"42"}"#.to_owned(),
+            r#"{"type":"broadcast"}"#.to_owned(),
+            format!(r#"{{"type":"direct","to":"{}","data":1}}"#, "x".repeat(129)),
+        ] {
+            assert_eq!(refused(&text), "invalid_message", "{text}");
+        }
+    }
+
+    #[test]
+    fn places_in_a_channel() {
+        let subscribe =
+            r#"{"type":"subscribe","channel":"c","recover":{"offset":7,"epoch":281474976710655}}"#;
+        let position = Position {
+            offset: 7,
+            epoch: (1 << 48) - 1,
+        };
+        assert_eq!(
+            ok(subscribe).command,
+            Command::Subscribe {
+                channel: "c".into(),
+                recover: Some(position),
+            }
+        );
+        let history = |limit, since, reverse| Command::History {
+            channel: "c".into(),
+            limit,
+            since,
+            reverse,
+        };
+        assert_eq!(
+            ok(r#"{"type":"history","channel":"c","since":null}"#).command,
+            history(100, None, false)
+        );
+        let since = |epoch| Some(Since { offset: 3, epoch });
+        for (fields, expected) in [
+            (r#""limit":5,"reverse":true"#, history(5, None, true)),
+            (r#""since":{"offset":3}"#, history(100, since(None), false)),
+            (
+                r#""since":{"offset":3,"epoch":9}"#,
+                history(100, since(Some(9)), false),
+            ),
+        ] {
+            let text = format!(r#"{{"type":"history","channel":"c",{fields}}}"#);
+            assert_eq!(ok(&text).command, expected, "{text}");
+        }
+        for (text, field) in [
+            (r#""type":"subscribe","recover":7"#, "recover"),
+            (r#""type":"subscribe","recover":[7,9]"#, "recover"),
+            (r#""type":"subscribe","recover":{"offset":7}"#, "recover"),
+            (
+                r#""type":"subscribe","recover":{"offset":-1,"epoch":1}"#,
+                "recover",
+            ),
+            (r#""type":"history","limit":"5""#, "limit"),
+            (r#""type":"history","limit":-5"#, "limit"),
+            (r#""type":"history","since":5"#, "since"),
+            (r#""type":"history","since":{"epoch":5}"#, "since"),
+            (r#""type":"history","reverse":1"#, "reverse"),
+        ] {
+            let text = format!(r#"{{"id":1,"channel":"c",{text}}}"#);
+            let refused = parse(text.as_bytes(), 255).unwrap_err();
+            assert_eq!((refused.code, refused.id), ("invalid_message", Some("1")));
+            assert!(
+                refused.error.contains(&format!("\"{field}\" must")),
+                "{}",
+                refused.error
+            );
+        }
+        // Those who don't know a field don't mind it.
+        assert_eq!(
+            ok(r#"{"type":"ping","limit":"x","since":7}"#).command,
+            Command::Ping
         );
     }
 

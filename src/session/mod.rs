@@ -4,20 +4,25 @@
 //! speaks the JSON envelope on the channel endpoints and plain echo on `/echo`, and answers plain
 //! HTTP requests on the public listener.
 
+mod access;
 pub mod envelope;
 mod http;
 
-use crate::config::Config;
+use crate::config::limits::MAX_USER_ID_BYTES;
+use crate::config::{Access, Config, TrustedPeer};
+use crate::hub::rules::ChannelRules;
 use crate::hub::{Position, Publication};
 use crate::shard::connection::ConnectionId;
 use crate::shard::handler::{
-    Accept, Closed, Context, Endpoint, Handler, Kind, Message, PublishOptions, Published, Refusal,
+    Accept, Audience, Closed, Context, Endpoint, Handler, HistoryOptions, Kind, Message, Page,
+    PublishOptions, Published, Refusal, SubscribeOptions, Subscribed,
 };
 use crate::wire::close::CloseCode;
 use crate::wire::upgrade::{Rejection, Request};
 use bytes::Bytes;
 use envelope::{
-    Command, Envelope, Refused, write_error, write_id, write_integer, write_seconds, write_string,
+    Command, Envelope, Refused, write_boolean, write_error, write_id, write_integer, write_seconds,
+    write_string,
 };
 use std::net::SocketAddr;
 
@@ -41,6 +46,10 @@ pub struct Session {
     fragments: u32,
     channel_name_bytes: usize,
     ping_interval_ms: u32,
+    rules: ChannelRules,
+    trusted_peers: Vec<TrustedPeer>,
+    direct: Access,
+    broadcast: Access,
     answer: Vec<u8>,
 }
 
@@ -57,6 +66,10 @@ impl Session {
             fragments: config.client.fragments,
             channel_name_bytes: config.client.channel_name_bytes,
             ping_interval_ms: config.heartbeat.interval_ms,
+            rules: ChannelRules::new(&config.channels),
+            trusted_peers: config.users.trusted_peers.clone(),
+            direct: config.users.direct.clone(),
+            broadcast: config.users.broadcast.clone(),
             answer: Vec::new(),
         }
     }
@@ -78,12 +91,15 @@ impl Session {
         match envelope.command {
             Command::Connect => {
                 let interval_ms = self.ping_interval_ms;
+                let user = publisher(context, from);
                 self.answer(context, from, |out| {
                     out.extend_from_slice(b"{\"type\":\"connect\"");
                     write_id(out, id.unwrap_or_default().as_bytes());
                     out.extend_from_slice(b",\"connection_id\":");
                     write_string(out, &from.to_string());
-                    out.extend_from_slice(b",\"user_id\":null,\"ping_interval_ms\":");
+                    out.extend_from_slice(b",\"user_id\":");
+                    out.extend_from_slice(&user);
+                    out.extend_from_slice(b",\"ping_interval_ms\":");
                     write_integer(out, u64::from(interval_ms));
                     out.push(b'}');
                 });
@@ -96,9 +112,24 @@ impl Session {
                 });
             }
             Command::Pong => {}
-            Command::Subscribe { channel } => {
-                let tag = Bytes::copy_from_slice(id.unwrap_or_default().as_bytes());
-                if let Err(refusal) = context.subscribe(from, &channel, tag) {
+            Command::Subscribe { channel, recover } => {
+                let allow = &self.rules.of(&channel).allow;
+                let user = context.user(from);
+                let denied = if !access::allows(&allow.subscribe, user, &channel) {
+                    Some(format!("subscribe to {channel:?}"))
+                } else if recover.is_some() && !access::allows(&allow.history, user, &channel) {
+                    Some(read_history(&channel))
+                } else {
+                    None
+                };
+                if let Some(what) = denied {
+                    return self.forbid(context, from, &what, id);
+                }
+                let options = SubscribeOptions {
+                    tag: Bytes::copy_from_slice(id.unwrap_or_default().as_bytes()),
+                    recover,
+                };
+                if let Err(refusal) = context.subscribe(from, &channel, options) {
                     self.refuse(context, from, refusal, id);
                 }
             }
@@ -112,9 +143,7 @@ impl Session {
                     });
                 } else {
                     let error = format!("not subscribed to {channel:?}");
-                    self.answer(context, from, |out| {
-                        write_error(out, "not_subscribed", &error, id)
-                    });
+                    self.error(context, from, "not_subscribed", &error, id);
                 }
             }
             Command::Publish {
@@ -122,23 +151,87 @@ impl Session {
                 data,
                 echo,
             } => {
+                let rule = self.rules.of(&channel);
+                if !access::allows(&rule.allow.publish, context.user(from), &channel) {
+                    let what = format!("publish to {channel:?}");
+                    return self.forbid(context, from, &what, id);
+                }
+                if rule.publish_needs_subscription && !context.is_subscribed(from, &channel) {
+                    let error = format!("only subscribers may publish to {channel:?}");
+                    return self.error(context, from, "not_subscribed", &error, id);
+                }
+                if let Some(limit) = rule.data_bytes
+                    && data.len() > limit
+                {
+                    let bytes = data.len();
+                    let error =
+                        format!("\"data\" has {bytes} bytes, {limit} are allowed in {channel:?}");
+                    return self.error(context, from, "message_too_big", &error, id);
+                }
                 let publication = Publication {
-                    meta: Bytes::from_static(b"null"),
+                    meta: publisher(context, from),
+                    data: Bytes::copy_from_slice(data.as_bytes()),
+                };
+                let options = PublishOptions {
+                    tag: id.map(|id| Bytes::copy_from_slice(id.as_bytes())),
+                    exclude_self: !echo.unwrap_or(rule.echo),
+                };
+                if let Err(refusal) = context.publish(from, &channel, publication, options) {
+                    self.refuse(context, from, refusal, id);
+                }
+            }
+            Command::Direct { to, data } => {
+                if !access::allows(&self.direct, context.user(from), "") {
+                    return self.forbid(context, from, "send direct messages", id);
+                }
+                let publication = Publication {
+                    meta: publisher(context, from),
+                    data: Bytes::copy_from_slice(data.as_bytes()),
+                };
+                let tag = id.map(|id| Bytes::copy_from_slice(id.as_bytes()));
+                if let Err(refusal) = context.direct(from, &to, publication, tag) {
+                    self.refuse(context, from, refusal, id);
+                }
+            }
+            Command::Broadcast { data, echo } => {
+                if !access::allows(&self.broadcast, context.user(from), "") {
+                    return self.forbid(context, from, "send to everyone", id);
+                }
+                let publication = Publication {
+                    meta: publisher(context, from),
                     data: Bytes::copy_from_slice(data.as_bytes()),
                 };
                 let options = PublishOptions {
                     tag: id.map(|id| Bytes::copy_from_slice(id.as_bytes())),
                     exclude_self: !echo,
                 };
-                if let Err(refusal) = context.publish(from, &channel, publication, options) {
+                if let Err(refusal) = context.broadcast(from, publication, options) {
+                    self.refuse(context, from, refusal, id);
+                }
+            }
+            Command::History {
+                channel,
+                limit,
+                since,
+                reverse,
+            } => {
+                let access = &self.rules.of(&channel).allow.history;
+                if !access::allows(access, context.user(from), &channel) {
+                    return self.forbid(context, from, &read_history(&channel), id);
+                }
+                let options = HistoryOptions {
+                    tag: Bytes::copy_from_slice(id.unwrap_or_default().as_bytes()),
+                    limit,
+                    since,
+                    reverse,
+                };
+                if let Err(refusal) = context.read_history(from, &channel, options) {
                     self.refuse(context, from, refusal, id);
                 }
             }
             Command::NotAvailable { kind } => {
                 let error = format!("this server does not serve \"{kind}\"");
-                self.answer(context, from, |out| {
-                    write_error(out, "not_available", &error, id)
-                });
+                self.error(context, from, "not_available", &error, id);
             }
         }
     }
@@ -153,11 +246,87 @@ impl Session {
         let code = match refusal {
             Refusal::Closed => return,
             Refusal::TooManyChannels { .. } => "too_many_channels",
-            Refusal::Unanswered { .. } | Refusal::Busy { .. } => "busy",
+            Refusal::Unanswered { .. } | Refusal::Busy { .. } | Refusal::Full { .. } => "busy",
         };
-        self.answer(context, from, |out| {
-            write_error(out, code, &refusal.to_string(), id)
-        });
+        self.error(context, from, code, &refusal.to_string(), id);
+    }
+
+    fn error(
+        &mut self,
+        context: &mut Context<'_>,
+        to: ConnectionId,
+        code: &str,
+        error: &str,
+        id: Option<&str>,
+    ) {
+        self.answer(context, to, |out| write_error(out, code, error, id));
+    }
+
+    fn forbid(
+        &mut self,
+        context: &mut Context<'_>,
+        to: ConnectionId,
+        what: &str,
+        id: Option<&str>,
+    ) {
+        let who = match context.user(to) {
+            Some(user) => format!("user {user:?}"),
+            None => "a connection without a user id".to_owned(),
+        };
+        let error = format!("{who} may not {what}");
+        self.error(context, to, "forbidden", &error, id);
+    }
+
+    /// The user whose name a trusted peer put into the request's head.
+    fn user(
+        &self,
+        request: &Request<'_>,
+        peer: Option<SocketAddr>,
+    ) -> Result<Option<String>, Rejection> {
+        let address = peer.map(|peer| peer.ip());
+        if !self.trusted_peers.iter().any(|one| one.matches(address)) {
+            return Ok(None);
+        }
+        let mut headers = request.headers(USER_HEADER);
+        let Some(value) = headers.next() else {
+            return Ok(None);
+        };
+        if headers.next().is_some() {
+            return Err(Rejection::new(400, "X-User-ID is there more than once."));
+        }
+        let value = value.trim_ascii();
+        let user = std::str::from_utf8(value)
+            .ok()
+            .filter(|user| user.len() <= MAX_USER_ID_BYTES && !user.chars().any(char::is_control));
+        match user {
+            Some("") => Ok(None),
+            Some(user) => Ok(Some(user.to_owned())),
+            None => Err(Rejection::new(
+                400,
+                format!(
+                    "X-User-ID must be UTF-8 of at most {MAX_USER_ID_BYTES} bytes without control characters."
+                ),
+            )),
+        }
+    }
+}
+
+fn read_history(channel: &str) -> String {
+    format!("read the history of {channel:?}")
+}
+
+/// The header in which a trusted peer names the user of a connection.
+const USER_HEADER: &str = "X-User-ID";
+
+/// A connection's user as JSON: what subscribers are told.
+fn publisher(context: &Context<'_>, connection: ConnectionId) -> Bytes {
+    match context.user(connection) {
+        None => Bytes::from_static(b"null"),
+        Some(user) => {
+            let mut json = Vec::with_capacity(user.len() + 2);
+            write_string(&mut json, user);
+            json.into()
+        }
     }
 }
 
@@ -167,10 +336,12 @@ impl Handler for Session {
             Endpoint {
                 message_bytes: self.message_bytes,
                 fragments: self.fragments,
+                hears_broadcasts: true,
             },
             Endpoint {
                 message_bytes: self.echo_message_bytes,
                 fragments: ECHO_FRAGMENTS,
+                hears_broadcasts: false,
             },
         ]
     }
@@ -178,12 +349,12 @@ impl Handler for Session {
     fn upgrade(
         &mut self,
         request: &Request<'_>,
-        _peer: Option<SocketAddr>,
+        peer: Option<SocketAddr>,
     ) -> Result<Accept, Rejection> {
         if self.echo && request.path == "/echo" {
             return Ok(Accept {
                 endpoint: ECHO,
-                subprotocol: None,
+                ..Accept::default()
             });
         }
         if !self.channel_paths.iter().any(|path| path == request.path) {
@@ -196,6 +367,7 @@ impl Handler for Session {
         Ok(Accept {
             endpoint: CHANNELS,
             subprotocol: json.then_some(JSON_SUBPROTOCOL),
+            user: self.user(request, peer)?,
         })
     }
 
@@ -220,23 +392,13 @@ impl Handler for Session {
             return;
         }
         if message.kind == Kind::Binary {
-            self.answer(context, connection, |out| {
-                write_error(
-                    out,
-                    "unsupported_data",
-                    "this connection speaks JSON in text frames",
-                    None,
-                );
-            });
+            let error = "this connection speaks JSON in text frames";
+            self.error(context, connection, "unsupported_data", error, None);
             return;
         }
         match envelope::parse(message.payload, self.channel_name_bytes) {
             Ok(envelope) => self.command(context, connection, envelope),
-            Err(Refused { code, error, id }) => {
-                self.answer(context, connection, |out| {
-                    write_error(out, code, &error, id)
-                });
-            }
+            Err(Refused { code, error, id }) => self.error(context, connection, code, &error, id),
         }
     }
 
@@ -248,19 +410,46 @@ impl Handler for Session {
         &mut self,
         context: &mut Context<'_>,
         connection: ConnectionId,
-        channel: &str,
-        position: Position,
-        tag: &Bytes,
+        subscribed: &Subscribed<'_>,
     ) {
         self.answer(context, connection, |out| {
             out.extend_from_slice(b"{\"type\":\"subscribed\",\"channel\":");
-            write_string(out, channel);
-            write_id(out, tag);
-            out.extend_from_slice(b",\"offset\":");
-            write_integer(out, position.offset);
-            out.extend_from_slice(b",\"epoch\":");
-            write_integer(out, position.epoch);
+            write_string(out, subscribed.channel);
+            write_id(out, subscribed.tag);
+            out.push(b',');
+            write_position(out, subscribed.position);
+            if let Some(recovered) = subscribed.recovered {
+                out.extend_from_slice(b",\"recovered\":");
+                write_boolean(out, recovered);
+            }
             out.push(b'}');
+        });
+    }
+
+    fn history(
+        &mut self,
+        context: &mut Context<'_>,
+        connection: ConnectionId,
+        page: &Page,
+        tag: &Bytes,
+    ) {
+        self.answer(context, connection, |out| {
+            out.extend_from_slice(b"{\"type\":\"response\"");
+            write_id(out, tag);
+            out.extend_from_slice(b",\"data\":{\"messages\":[");
+            for (at, message) in page.messages.iter().enumerate() {
+                out.extend_from_slice(if at == 0 { b"{" } else { b",{" });
+                let publication = &message.publication;
+                write_message(out, publication, message.offset, message.timestamp_ms);
+                out.push(b'}');
+            }
+            out.extend_from_slice(b"],");
+            write_position(out, page.position);
+            out.extend_from_slice(b",\"more\":");
+            write_boolean(out, page.more);
+            out.extend_from_slice(b",\"complete\":");
+            write_boolean(out, page.complete);
+            out.extend_from_slice(b"}}");
         });
     }
 
@@ -273,9 +462,7 @@ impl Handler for Session {
     ) {
         let id = std::str::from_utf8(tag).ok().filter(|id| !id.is_empty());
         let error = format!("unsubscribed from {channel:?} before the subscription was in force");
-        self.answer(context, connection, |out| {
-            write_error(out, "not_subscribed", &error, id);
-        });
+        self.error(context, connection, "not_subscribed", &error, id);
     }
 
     fn published(
@@ -294,6 +481,22 @@ impl Handler for Session {
         });
     }
 
+    fn sent(
+        &mut self,
+        context: &mut Context<'_>,
+        connection: ConnectionId,
+        connections: u64,
+        tag: &Bytes,
+    ) {
+        self.answer(context, connection, |out| {
+            out.extend_from_slice(b"{\"type\":\"response\"");
+            write_id(out, tag);
+            out.extend_from_slice(b",\"data\":{\"connections\":");
+            write_integer(out, connections);
+            out.extend_from_slice(b"}}");
+        });
+    }
+
     fn refused(
         &mut self,
         context: &mut Context<'_>,
@@ -308,14 +511,26 @@ impl Handler for Session {
     fn encode(&mut self, message: &Published<'_>, payload: &mut Vec<u8>) -> Kind {
         payload.extend_from_slice(b"{\"type\":\"message\",\"channel\":");
         write_string(payload, message.channel);
-        payload.extend_from_slice(b",\"from\":");
-        payload.extend_from_slice(&message.publication.meta);
+        payload.push(b',');
+        let publication = message.publication;
+        write_message(payload, publication, message.offset, message.timestamp_ms);
+        payload.push(b'}');
+        Kind::Text
+    }
+
+    fn encode_direct(
+        &mut self,
+        publication: &Publication,
+        audience: Audience,
+        payload: &mut Vec<u8>,
+    ) -> Kind {
+        payload.extend_from_slice(match audience {
+            Audience::User => b"{\"type\":\"direct\",\"from\":".as_slice(),
+            Audience::Everyone => b"{\"type\":\"broadcast\",\"from\":",
+        });
+        payload.extend_from_slice(&publication.meta);
         payload.extend_from_slice(b",\"data\":");
-        payload.extend_from_slice(&message.publication.data);
-        payload.extend_from_slice(b",\"offset\":");
-        write_integer(payload, message.offset);
-        payload.extend_from_slice(b",\"timestamp\":");
-        write_seconds(payload, message.timestamp_ms);
+        payload.extend_from_slice(&publication.data);
         payload.push(b'}');
         Kind::Text
     }
@@ -335,12 +550,31 @@ impl Handler for Session {
         write_string(payload, reason);
         let reconnect = code.should_reconnect();
         payload.extend_from_slice(b",\"reconnect\":");
-        payload.extend_from_slice(if reconnect { b"true" } else { b"false" });
+        write_boolean(payload, reconnect);
         payload.extend_from_slice(b",\"after_ms\":");
         write_integer(payload, if reconnect { RECONNECT_AFTER_MS } else { 0 });
         payload.push(b'}');
         Some(Kind::Text)
     }
+}
+
+/// What a published message and an entry of a history have in common.
+fn write_message(out: &mut Vec<u8>, publication: &Publication, offset: u64, timestamp_ms: u64) {
+    out.extend_from_slice(b"\"from\":");
+    out.extend_from_slice(&publication.meta);
+    out.extend_from_slice(b",\"data\":");
+    out.extend_from_slice(&publication.data);
+    out.extend_from_slice(b",\"offset\":");
+    write_integer(out, offset);
+    out.extend_from_slice(b",\"timestamp\":");
+    write_seconds(out, timestamp_ms);
+}
+
+fn write_position(out: &mut Vec<u8>, position: Position) {
+    out.extend_from_slice(b"\"offset\":");
+    write_integer(out, position.offset);
+    out.extend_from_slice(b",\"epoch\":");
+    write_integer(out, position.epoch);
 }
 
 /// How long a disconnected client should wait before it comes back, in milliseconds. It adds its own

@@ -1,5 +1,6 @@
 //! One connection as its shard keeps it: what every turn touches in 64 bytes, what is rare in boxes.
 
+use crate::hub::users::NOBODY;
 use crate::ring::{Payload, Slot};
 use crate::wire::message::Carry;
 use std::collections::VecDeque;
@@ -136,8 +137,8 @@ pub struct Connection {
     pub slot: Slot,
     /// Which life of the slab entry this is.
     pub generation: u32,
-    /// Last sign of life from the peer.
-    pub last_seen: Ms,
+    /// Whose it is: a number of this shard's users, or [`crate::hub::users::NOBODY`].
+    pub user: u32,
     /// When the last ping went out (at first: when the connection was accepted).
     pub pinged_at: Ms,
     /// When the send in flight was submitted.
@@ -186,6 +187,8 @@ pub struct Rare {
     pub sending_bytes: usize,
     /// Whether the bytes in flight are a piece of the queue's front (which stays until all left).
     pub sending_piece: bool,
+    /// Bytes of answers that wait and may be many: a client that asked for them is not slow.
+    pub bulk_bytes: u32,
 }
 
 impl Connection {
@@ -200,7 +203,7 @@ impl Connection {
         Self {
             slot,
             generation,
-            last_seen: now,
+            user: NOBODY,
             pinged_at: now,
             sending_since: now,
             outbox_bytes: 0,
@@ -243,6 +246,7 @@ impl Connection {
         if let Some(rare) = &self.rare
             && rare.queue.is_empty()
             && !rare.sending_piece
+            && rare.bulk_bytes == 0
             && matches!(self.phase, Phase::Open)
         {
             self.rare = None;

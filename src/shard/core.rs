@@ -4,24 +4,27 @@
 //! the ring: what is to be sent is queued, who is to be closed is listed, and the turn does it.
 
 use super::connection::{Connection, ConnectionId, Flags, Ms, Phase};
-use super::handler::{Closed, PublishOptions, Refusal};
-use crate::hub::home::Home;
-use crate::hub::local::{GivenUp, Local, Subscribed};
-use crate::hub::{Position, Publication};
-use crate::mesh::{Mesh, Message, Receipt};
+use super::handler::{Closed, Page, Refusal};
+use crate::hub::directory::Directory;
+use crate::hub::home::{CatchUp, Home};
+use crate::hub::local::Local;
+use crate::hub::rules::ChannelRules;
+use crate::hub::users::{self, Users};
+use crate::hub::{Delivery, Position};
+use crate::mesh::Mesh;
 use crate::ring::PayloadPool;
 use crate::telemetry::counters::Counters;
 use crate::wire::close::CloseCode;
 use bytes::Bytes;
 use slab::Slab;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 /// The key of no connection: whoever publishes on behalf of none.
-const NOBODY: u32 = u32::MAX;
+pub(super) const NOBODY: u32 = u32::MAX;
 
-/// Subscriptions of one connection to one channel that may wait for the home's answer at once.
-const MAX_WAITING: usize = 16;
+/// What a message may cost in an answer besides its `data` and `meta`.
+pub(super) const ENVELOPE_BYTES: usize = 256;
 
 /// Who began a close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +67,8 @@ pub struct Settings {
     pub outbox_bytes: usize,
     /// See [`crate::config::ClientLimits`].
     pub channels: usize,
+    /// See [`crate::config::HistoryLimits`].
+    pub history_bytes: usize,
     /// See [`crate::config::ClientLimits`].
     pub head_bytes: usize,
     /// See [`crate::config::ClientLimits`].
@@ -83,6 +88,13 @@ pub(super) enum Event {
         channel: u32,
         position: Position,
         tag: Bytes,
+        catch_up: Option<Box<CatchUp>>,
+    },
+    /// What a connection wanted to read of a history, or how many bytes wait for it already.
+    History {
+        connection: ConnectionId,
+        page: Result<Page, usize>,
+        tag: Bytes,
     },
     /// A subscription was given up before it was in force.
     Abandoned {
@@ -96,6 +108,12 @@ pub(super) enum Event {
         position: Position,
         tag: Bytes,
     },
+    /// A direct message or a broadcast was passed on.
+    Sent {
+        connection: ConnectionId,
+        connections: u64,
+        tag: Bytes,
+    },
     /// A publish was refused on its way.
     Refused {
         connection: ConnectionId,
@@ -107,6 +125,15 @@ pub(super) enum Event {
         connection: ConnectionId,
         closed: Closed,
     },
+}
+
+/// Bytes that messages may cost in answers.
+pub(super) fn answer_bytes(messages: &[Delivery]) -> usize {
+    let one = |message: &Delivery| {
+        let publication = &message.publication;
+        publication.data.len() + publication.meta.len() + ENVELOPE_BYTES
+    };
+    messages.iter().map(one).sum()
 }
 
 /// Writes a last message before a close: [`super::handler::Handler::farewell`].
@@ -133,8 +160,16 @@ pub struct Core {
     pub(super) closings: VecDeque<(Ms, u32, u32)>,
     pub(super) pool: PayloadPool,
     pub(super) scratch: Vec<u8>,
+    pub(super) rules: ChannelRules,
     pub(super) local: Local,
     pub(super) home: Home,
+    pub(super) users: Users,
+    pub(super) directory: Directory,
+    /// By endpoint: whether its connections get what is sent to everyone.
+    pub(super) hears_broadcasts: Vec<bool>,
+    pub(super) seed: u64,
+    /// By connection: questions for histories that are not answered yet.
+    pub(super) reads: HashMap<u32, usize>,
     pub(super) mesh: Mesh,
     pub(super) events: VecDeque<Event>,
     pub(super) farewell: Farewell,
@@ -151,6 +186,8 @@ pub(super) struct Parts {
     pub seed: u64,
     /// Different on every shard: channel epochs, connection generations.
     pub random: u64,
+    pub rules: ChannelRules,
+    pub hears_broadcasts: Vec<bool>,
     pub farewell: Farewell,
     pub counters: Arc<Counters>,
 }
@@ -174,7 +211,18 @@ impl Core {
             pool: PayloadPool::new(),
             scratch: Vec::new(),
             local: Local::new(parts.shard, shards, parts.seed),
-            home: Home::new(parts.seed, parts.random),
+            home: Home::new(
+                parts.seed,
+                parts.random,
+                parts.rules.clone(),
+                parts.settings.history_bytes,
+            ),
+            rules: parts.rules,
+            users: Users::new(parts.seed),
+            directory: Directory::default(),
+            hears_broadcasts: parts.hears_broadcasts,
+            seed: parts.seed,
+            reads: HashMap::new(),
             mesh: parts.mesh,
             events: VecDeque::new(),
             farewell: parts.farewell,
@@ -224,188 +272,11 @@ impl Core {
         self.get(id).is_some_and(|connection| connection.is_open())
     }
 
-    pub(super) fn subscribe(
-        &mut self,
-        id: ConnectionId,
-        name: &str,
-        tag: Bytes,
-    ) -> Result<(), Refusal> {
-        if let Some(channel) = self.local.find(name) {
-            // What this turn brought so far comes before the answer, and is for those who were
-            // there before. Whom it finds too slow it closes, possibly this connection.
-            self.deliver_channel(channel);
-        }
-        let limit = self.settings.channels;
-        let known = self.local.find(name);
-        let connection = self
-            .get(id)
-            .filter(|c| c.is_open())
-            .ok_or(Refusal::Closed)?;
-        if let Some(channel) = known
-            && connection.channels.binary_search(&channel).is_ok()
-        {
-            if self.local.waits(channel, id.key) >= MAX_WAITING {
-                return Err(Refusal::Unanswered { limit: MAX_WAITING });
-            }
-            if let Some(position) = self.local.position_for(channel, id.key, tag.clone()) {
-                self.confirm(id, channel, position, tag);
-            }
-            return Ok(());
-        }
-        if connection.channels.len() >= limit {
-            return Err(Refusal::TooManyChannels { limit });
-        }
-        if known.is_none()
-            && let Some(pending_bytes) = self.mesh.backlog(self.local.home_of(name))
-        {
-            return Err(Refusal::Busy { pending_bytes });
-        }
-        let (channel, outcome) = self.local.subscribe(name, id.key, tag.clone());
-        let connection = self.get(id).ok_or(Refusal::Closed)?;
-        if let Err(at) = connection.channels.binary_search(&channel) {
-            connection.channels.insert(at, channel);
-        }
-        match outcome {
-            Subscribed::Live(position) => self.confirm(id, channel, position, tag),
-            Subscribed::Waiting => {}
-            Subscribed::Ask { home, interest } => {
-                let name = name.into();
-                self.mesh.post(home, Message::Interest { name, interest });
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn confirm(
-        &mut self,
-        connection: ConnectionId,
-        channel: u32,
-        position: Position,
-        tag: Bytes,
-    ) {
-        self.events.push_back(Event::Subscribed {
-            connection,
-            channel,
-            position,
-            tag,
-        });
-    }
-
-    pub(super) fn unsubscribe(&mut self, id: ConnectionId, name: &str) -> bool {
-        let Some(channel) = self.local.find(name) else {
-            return false;
-        };
-        // What was published before still arrives. It may be too much for this connection, which
-        // has left its channels then.
-        self.deliver_channel(channel);
-        let Some(connection) = self.get(id) else {
-            return false;
-        };
-        let Ok(at) = connection.channels.binary_search(&channel) else {
-            return false;
-        };
-        connection.channels.remove(at);
-        // Confirmed, but the handler has not heard of it yet.
-        for event in &mut self.events {
-            if let Event::Subscribed {
-                connection,
-                channel: confirmed,
-                tag,
-                ..
-            } = event
-                && (*connection, *confirmed) == (id, channel)
-            {
-                *event = Event::Abandoned {
-                    connection: id,
-                    channel: name.into(),
-                    tag: std::mem::take(tag),
-                };
-            }
-        }
-        for tag in self.local.abandon(channel, id.key) {
-            self.events.push_back(Event::Abandoned {
-                connection: id,
-                channel: name.into(),
-                tag,
-            });
-        }
-        let given_up = self.local.unsubscribe(channel, id.key);
-        self.give_up(given_up);
-        true
-    }
-
-    fn give_up(&mut self, given_up: Option<GivenUp>) {
-        if let Some(GivenUp { home, name, serial }) = given_up {
-            let shard = self.shard;
-            self.mesh.post(
-                home,
-                Message::Disinterest {
-                    name,
-                    shard,
-                    serial,
-                },
-            );
-        }
-    }
-
-    pub(super) fn publish(
-        &mut self,
-        from: ConnectionId,
-        channel: &str,
-        publication: Publication,
-        options: PublishOptions,
-    ) -> Result<(), Refusal> {
-        if !self.is_open(from) {
-            return Err(Refusal::Closed);
-        }
-        let receipt = Receipt {
-            shard: from.shard,
-            key: from.key,
-            generation: from.generation,
-            tag: options.tag,
-            echo: !options.exclude_self,
-        };
-        self.post_publication(channel, publication, receipt)
-    }
-
-    /// Publishes on behalf of no connection.
-    pub(super) fn announce(
-        &mut self,
-        channel: &str,
-        publication: Publication,
-    ) -> Result<(), Refusal> {
-        // Nobody is to be told of it, and nobody is excluded, so no connection is looked up.
-        let receipt = Receipt {
-            shard: self.shard,
-            key: NOBODY,
-            generation: 0,
-            tag: None,
-            echo: true,
-        };
-        self.post_publication(channel, publication, receipt)
-    }
-
-    fn post_publication(
-        &mut self,
-        channel: &str,
-        publication: Publication,
-        receipt: Receipt,
-    ) -> Result<(), Refusal> {
-        let (home, channel) = self.local.route(channel);
-        if let Some(pending_bytes) = self.mesh.backlog(home) {
-            self.counters.publishes_refused.add(1);
-            return Err(Refusal::Busy { pending_bytes });
-        }
-        self.counters.publishes.add(1);
-        self.mesh.post(
-            home,
-            Message::Publish {
-                channel,
-                publication,
-                receipt,
-            },
-        );
-        Ok(())
+    /// The user that a connection belongs to.
+    pub(super) fn user(&self, id: ConnectionId) -> Option<&str> {
+        let connection = self.connections.get(id.key as usize)?;
+        let same = id.shard == self.shard && connection.generation == id.generation;
+        self.users.name(connection.user).filter(|_| same)
     }
 
     /// Ends a connection for the application: subscriptions go, the handler will hear of it.
@@ -420,6 +291,7 @@ impl Core {
         // The caller says what comes next; it is no longer open whatever that is.
         connection.phase = Phase::Lingering;
         let channels = std::mem::take(&mut connection.channels);
+        let user = std::mem::replace(&mut connection.user, users::NOBODY);
         let id = ConnectionId {
             shard: self.shard,
             key,
@@ -429,6 +301,8 @@ impl Core {
             let given_up = self.local.unsubscribe(channel, key);
             self.give_up(given_up);
         }
+        self.user_leaves(user, key);
+        self.reads.remove(&key);
         self.open -= 1;
         self.counters.open.set(self.open as u64);
         self.counters.closed(code);

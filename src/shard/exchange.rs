@@ -2,12 +2,13 @@
 
 use super::accept::Origin;
 use super::connection::ConnectionId;
-use super::core::{Core, Event};
+use super::core::{Core, ENVELOPE_BYTES, Event};
 use super::handler::{Handler, Kind, Published, Refusal};
 use super::outbox::MAX_SEND_BYTES;
 use super::{Shard, run_events};
 use crate::hub::Delivery;
-use crate::hub::home::Interest;
+use crate::hub::history::Time;
+use crate::hub::home::{CatchUp, Interest};
 use crate::hub::local::Excluded;
 use crate::mesh::{Batch, Message, Receipt};
 use crate::ring::Ring;
@@ -84,9 +85,39 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                     for waiting in self.core.local.live(channel, serial, number, position) {
                         if let Some(connection) = self.core.connections.get(waiting.key as usize) {
                             let id = self.core.id(waiting.key, connection);
-                            self.core.confirm(id, channel, position, waiting.tag);
+                            self.core.confirm(id, channel, position, waiting.tag, None);
                         }
                     }
+                    run_events(&mut self.handler, &mut self.core);
+                }
+                Message::Recovered {
+                    interest,
+                    question,
+                    catch_up,
+                } => self.recovered(interest, question, catch_up),
+                Message::DeliverDirect { user, publication } => {
+                    self.deliver_direct(&user, &publication);
+                }
+                Message::DeliverBroadcast {
+                    publication,
+                    exclude,
+                } => self.deliver_broadcast(&publication, exclude),
+                Message::Sent {
+                    receipt,
+                    connections,
+                } => {
+                    let connection = publisher(&receipt);
+                    if let Some(tag) = receipt.tag {
+                        self.core.events.push_back(Event::Sent {
+                            connection,
+                            connections,
+                            tag,
+                        });
+                        run_events(&mut self.handler, &mut self.core);
+                    }
+                }
+                Message::HasRead { receipt, page } => {
+                    self.core.has_read(receipt, page);
                     run_events(&mut self.handler, &mut self.core);
                 }
                 Message::Published { receipt, position } => {
@@ -117,6 +148,24 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 other => self.core.at_home(other),
             }
         }
+    }
+
+    /// A subscriber that asked its home joins: after what came before the answer, before what follows.
+    fn recovered(&mut self, interest: Interest, question: u32, catch_up: CatchUp) {
+        let Interest {
+            channel, serial, ..
+        } = interest;
+        self.core.deliver_channel(channel);
+        let position = catch_up.position;
+        let mut catch_up = Some(Box::new(catch_up));
+        for waiting in self.core.local.answered(channel, serial, question) {
+            if let Some(connection) = self.core.connections.get(waiting.key as usize) {
+                let id = self.core.id(waiting.key, connection);
+                self.core
+                    .confirm(id, channel, position, waiting.tag, catch_up.take());
+            }
+        }
+        run_events(&mut self.handler, &mut self.core);
     }
 
     /// A message arrived from its home: it becomes one frame, whatever the number of subscribers.
@@ -219,27 +268,83 @@ impl Core {
                     echo,
                     ..
                 } = receipt;
-                let position = home.publish(
-                    channel,
-                    publication,
-                    clock.elapsed_ms,
-                    |to, mut delivery| {
-                        delivery.timestamp_ms = clock.unix_ms;
-                        let message = Message::Deliver {
-                            channel: to.channel,
-                            serial: to.serial,
-                            delivery,
-                            exclude: (!echo && to.shard == shard).then_some((key, generation)),
-                        };
-                        mesh.post(to.shard, message);
-                    },
-                );
+                let now = Time {
+                    elapsed_ms: clock.elapsed_ms,
+                    unix_ms: clock.unix_ms,
+                };
+                let position = home.publish(channel, publication, now, |to, delivery| {
+                    let message = Message::Deliver {
+                        channel: to.channel,
+                        serial: to.serial,
+                        delivery,
+                        exclude: (!echo && to.shard == shard).then_some((key, generation)),
+                    };
+                    mesh.post(to.shard, message);
+                });
                 if receipt.tag.is_some()
                     && let Some(position) = position
                 {
                     mesh.post(shard, Message::Published { receipt, position });
                 }
             }
+            Message::Recover {
+                channel,
+                interest,
+                question,
+                since,
+            } => {
+                let channel = self.home.resolve(&channel);
+                let now_ms = self.clock.elapsed_ms;
+                let bytes = self.settings.outbox_bytes / 2;
+                let catch_up = match self.mesh.backlog(interest.shard) {
+                    None => self
+                        .home
+                        .catch_up(channel, since, bytes, ENVELOPE_BYTES, now_ms),
+                    // A shard that is behind gets nothing that can be left out.
+                    Some(_) => self.home.position(channel).map(|position| CatchUp {
+                        position,
+                        recovered: Some(false),
+                        messages: Vec::new(),
+                    }),
+                };
+                if let Some(catch_up) = catch_up {
+                    let answer = Message::Recovered {
+                        interest,
+                        question,
+                        catch_up,
+                    };
+                    self.mesh.post(interest.shard, answer);
+                }
+            }
+            Message::Read {
+                channel,
+                query,
+                receipt,
+            } => {
+                let channel = self.home.resolve(&channel);
+                let page = match self.mesh.backlog(receipt.shard) {
+                    Some(pending_bytes) => Some(Err(pending_bytes)),
+                    None => self
+                        .home
+                        .read(channel, &query, self.clock.elapsed_ms)
+                        .map(Ok),
+                };
+                if let Some(page) = page {
+                    let to = receipt.shard;
+                    self.mesh.post(to, Message::HasRead { receipt, page });
+                }
+            }
+            Message::UserJoined { user, shard } => self.directory.joined(user, shard),
+            Message::UserLeft { user, shard } => self.directory.left(user, shard),
+            Message::Direct {
+                user,
+                publication,
+                receipt,
+            } => self.pass_on(user, publication, receipt),
+            Message::Broadcast {
+                publication,
+                receipt,
+            } => self.pass_on_to_all(publication, receipt),
             // The others are taken by the shard.
             _ => debug_assert!(false, "not for a home"),
         }

@@ -11,6 +11,7 @@ use crate::wire::upgrade::{Rejection, Request};
 use bytes::Bytes;
 use std::net::SocketAddr;
 
+pub use crate::hub::history::{Page, Since};
 pub use crate::wire::message::Kind;
 
 /// One endpoint of an application, chosen at the upgrade.
@@ -20,15 +21,20 @@ pub struct Endpoint {
     pub message_bytes: usize,
     /// Fragments that one message may come in; more close the connection with 1009.
     pub fragments: u32,
+    /// Whether its connections get what is sent to everyone ([`Context::broadcast`]).
+    pub hears_broadcasts: bool,
 }
 
 /// An accepted upgrade.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Accept {
     /// Index into [`Handler::endpoints`].
     pub endpoint: u8,
     /// The subprotocol to name in the answer; must be one that the client offered.
     pub subprotocol: Option<&'static str>,
+    /// Whose connection it is, where the application knows ([`Context::user`]). A user may have any
+    /// number of connections, on all shards.
+    pub user: Option<String>,
 }
 
 /// A complete message from a client.
@@ -59,7 +65,8 @@ pub trait Handler: 'static {
     /// The endpoints that [`Accept::endpoint`] chooses from. Asked once, at start; at least one.
     fn endpoints(&self) -> Vec<Endpoint>;
 
-    /// A client asks for an upgrade: accept it, or say why not.
+    /// A client asks for an upgrade: accept it, or say why not. `peer` is `None` for a Unix socket, and
+    /// for no other.
     ///
     /// # Errors
     /// The HTTP answer for a client that is not let in.
@@ -96,16 +103,25 @@ pub trait Handler: 'static {
         let _ = (context, connection, closed);
     }
 
-    /// A subscription is in force: what is published after `position` will arrive.
+    /// A subscription is in force: what is published after its position will arrive.
     fn subscribed(
         &mut self,
         context: &mut Context<'_>,
         connection: ConnectionId,
-        channel: &str,
-        position: Position,
+        subscribed: &Subscribed<'_>,
+    ) {
+        let _ = (context, connection, subscribed);
+    }
+
+    /// What [`Context::read_history`] asked for.
+    fn history(
+        &mut self,
+        context: &mut Context<'_>,
+        connection: ConnectionId,
+        page: &Page,
         tag: &Bytes,
     ) {
-        let _ = (context, connection, channel, position, tag);
+        let _ = (context, connection, page, tag);
     }
 
     /// A subscription that was asked for was given up by [`Context::unsubscribe`] before
@@ -131,9 +147,22 @@ pub trait Handler: 'static {
         let _ = (context, connection, position, tag);
     }
 
+    /// What [`Context::direct`] or [`Context::broadcast`] sent has been passed on, to this many
+    /// connections.
+    fn sent(
+        &mut self,
+        context: &mut Context<'_>,
+        connection: ConnectionId,
+        connections: u64,
+        tag: &Bytes,
+    ) {
+        let _ = (context, connection, connections, tag);
+    }
+
     /// A publish that [`Context::publish`] took was refused on its way: a shard with subscribers does
-    /// not keep up. Nobody got it. `tag` is that of the publish, if it had one. Not called for
-    /// connections that have ended meanwhile.
+    /// not keep up. Nobody got it. The same for a direct message or a broadcast. Or the answer to [`Context::read_history`] cannot be given now. `tag`
+    /// is that of the publish or the question, if it had one. Not called for connections that have ended
+    /// meanwhile.
     fn refused(
         &mut self,
         context: &mut Context<'_>,
@@ -151,6 +180,19 @@ pub trait Handler: 'static {
         Kind::Binary
     }
 
+    /// Writes a message to a user or to everyone: the payload of one frame. Called once per message and
+    /// shard.
+    fn encode_direct(
+        &mut self,
+        publication: &Publication,
+        audience: Audience,
+        payload: &mut Vec<u8>,
+    ) -> Kind {
+        let _ = audience;
+        payload.extend_from_slice(&publication.data);
+        Kind::Binary
+    }
+
     /// Writes a last message for a connection that the server is about to close on purpose.
     /// `None`: the close frame alone says it.
     fn farewell(endpoint: u8, code: CloseCode, reason: &str, payload: &mut Vec<u8>) -> Option<Kind>
@@ -160,6 +202,53 @@ pub trait Handler: 'static {
         let _ = (endpoint, code, reason, payload);
         None
     }
+}
+
+/// A subscription that has come into force.
+#[derive(Clone, Copy, Debug)]
+pub struct Subscribed<'a> {
+    /// The channel's name.
+    pub channel: &'a str,
+    /// What is published after it will arrive.
+    pub position: Position,
+    /// Whether everything that was published after [`SubscribeOptions::recover`] follows now, up to
+    /// `position`. `None`: that was not asked for, or the connection was subscribed already.
+    pub recovered: Option<bool>,
+    /// What the request gave.
+    pub tag: &'a Bytes,
+}
+
+/// How to subscribe.
+#[derive(Clone, Debug, Default)]
+pub struct SubscribeOptions {
+    /// Given back to [`Handler::subscribed`] with the position.
+    pub tag: Bytes,
+    /// The last message that the subscriber has: what came after it is sent first, if all of it is still
+    /// kept ([`crate::config::HistoryRule`]) and fits into an outbox.
+    pub recover: Option<Position>,
+}
+
+/// How to read a channel's history.
+#[derive(Clone, Debug, Default)]
+pub struct HistoryOptions {
+    /// Given back to [`Handler::history`] or [`Handler::refused`].
+    pub tag: Bytes,
+    /// Messages at most; never more than [`crate::config::limits::HISTORY_PAGE_MESSAGES`].
+    pub limit: usize,
+    /// Only messages after this one; before it with `reverse`. `None`: from the oldest kept message on,
+    /// or from the newest.
+    pub since: Option<Since>,
+    /// The newest first.
+    pub reverse: bool,
+}
+
+/// Whom a message that belongs to no channel is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// All connections of one user.
+    User,
+    /// Everyone.
+    Everyone,
 }
 
 /// A published message on its way out.
@@ -178,7 +267,8 @@ pub struct Published<'a> {
 /// How to publish.
 #[derive(Clone, Debug, Default)]
 pub struct PublishOptions {
-    /// Given back to [`Handler::published`] with the position; `None`: no acknowledgement.
+    /// Given back to [`Handler::published`] with the position, or to [`Handler::sent`]; `None`: no
+    /// acknowledgement.
     pub tag: Option<Bytes>,
     /// The publisher, if subscribed, gets no copy of its own.
     pub exclude_self: bool,
@@ -196,11 +286,17 @@ pub enum Refusal {
         /// The bound.
         limit: usize,
     },
-    /// The connection has asked for this subscription before, and the answers are still awaited.
-    #[error("{limit} subscriptions to this channel wait for their answer, the most allowed")]
+    /// The connection has asked for the same before, and the answers are still awaited.
+    #[error("{limit} requests like this one wait for their answer, the most allowed")]
     Unanswered {
         /// The bound.
         limit: usize,
+    },
+    /// The answer would be more than may wait for this connection.
+    #[error("{pending_bytes} bytes wait for this connection already; read them first")]
+    Full {
+        /// What waits.
+        pending_bytes: usize,
     },
     /// Another shard does not keep up; its queue here is full.
     #[error("{pending_bytes} bytes wait for a busy shard, the most allowed; try again later")]
@@ -252,8 +348,24 @@ impl Context<'_> {
         }
     }
 
+    /// The user that a connection of this shard belongs to ([`Accept::user`]).
+    #[must_use]
+    pub fn user(&self, connection: ConnectionId) -> Option<&str> {
+        self.core.user(connection)
+    }
+
+    /// Whether a connection of this shard is subscribed to a channel, or about to be.
+    #[must_use]
+    pub fn is_subscribed(&mut self, connection: ConnectionId, channel: &str) -> bool {
+        match self.core.local.find(channel) {
+            Some(channel) => self.core.has_channel(connection, channel),
+            None => false,
+        }
+    }
+
     /// Subscribes a connection of this shard to a channel. [`Handler::subscribed`] confirms it, with
-    /// the tag given here; also when it was subscribed already.
+    /// the tag given here; also when it was subscribed already. Messages that were missed follow, or the
+    /// last one, where the channel's rule says so.
     ///
     /// # Errors
     /// When the connection is gone or has too many channels, or the channel's home shard does not keep
@@ -262,9 +374,23 @@ impl Context<'_> {
         &mut self,
         connection: ConnectionId,
         channel: &str,
-        tag: Bytes,
+        options: SubscribeOptions,
     ) -> Result<(), Refusal> {
-        self.core.subscribe(connection, channel, tag)
+        self.core.subscribe(connection, channel, options)
+    }
+
+    /// Reads what is kept of a channel. [`Handler::history`] gets it, or [`Handler::refused`].
+    ///
+    /// # Errors
+    /// When the connection is gone or has asked too often without an answer, or the channel's home shard
+    /// does not keep up.
+    pub fn read_history(
+        &mut self,
+        connection: ConnectionId,
+        channel: &str,
+        options: HistoryOptions,
+    ) -> Result<(), Refusal> {
+        self.core.read_history(connection, channel, options)
     }
 
     /// Ends a subscription. Returns whether there was one.
@@ -285,6 +411,35 @@ impl Context<'_> {
         options: PublishOptions,
     ) -> Result<(), Refusal> {
         self.core.publish(from, channel, publication, options)
+    }
+
+    /// Sends a message to every connection of a user, on whichever shard. [`Handler::sent`] says to how
+    /// many, if there is a tag.
+    ///
+    /// # Errors
+    /// When the connection is gone, or the user's home shard does not keep up.
+    pub fn direct(
+        &mut self,
+        from: ConnectionId,
+        user: &str,
+        publication: Publication,
+        tag: Option<Bytes>,
+    ) -> Result<(), Refusal> {
+        self.core.direct(from, user, publication, tag)
+    }
+
+    /// Sends a message to every connection of every endpoint that hears broadcasts. [`Handler::sent`] says
+    /// to about how many, if there is a tag.
+    ///
+    /// # Errors
+    /// When the connection is gone, or the first shard does not keep up.
+    pub fn broadcast(
+        &mut self,
+        from: ConnectionId,
+        publication: Publication,
+        options: PublishOptions,
+    ) -> Result<(), Refusal> {
+        self.core.broadcast(from, publication, options)
     }
 
     /// Publishes on behalf of the application itself: also about a connection that has just ended,

@@ -10,10 +10,14 @@ use crate::wire::close::CloseCode;
 use crate::wire::frame::Opcode;
 use crate::wire::message::{Event, Flow, Rules, decode};
 use crate::wire::upgrade::{Head, HeadLimits, HeaderSpace, parse_head, write_accept};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// A frame that still misses more bytes than this is received into large buffers. A small buffer's
 /// size: below it one more small receive is enough.
 const LARGE_FROM_BYTES: usize = 2048;
+
+/// The address of a peer on a network whose address the kernel did not say.
+const UNKNOWN_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 impl<R: Ring, H: Handler> Shard<R, H> {
     /// The poll of a connection reports something.
@@ -171,11 +175,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     fn take_bytes(&mut self, key: u32, buffer: crate::ring::BufferId, length: usize) {
-        let now = self.core.clock.now;
         let Some(connection) = self.core.connections.get_mut(key as usize) else {
             return;
         };
-        connection.last_seen = now;
         connection.flags.clear(Flags::PINGED);
         self.core.counters.bytes_in.add(length as u64);
         let Self {
@@ -275,6 +277,9 @@ fn request<H: Handler>(
     let connection = core.connections.get_mut(key as usize)?;
     let generation = connection.generation;
     let peer = connection.rare.as_ref().and_then(|rare| rare.peer);
+    // No address means a Unix socket to the handler, which may trust it.
+    let unknown = || (!connection.flags.any(Flags::UNIX)).then_some(UNKNOWN_PEER);
+    let peer = peer.or_else(unknown);
     let rejection = match parse_head(head, &mut space, limits) {
         Ok(Head::Incomplete) => {
             connection.rare().head = head.to_vec();
@@ -294,6 +299,9 @@ fn request<H: Handler>(
                 core.open += 1;
                 core.counters.open.set(core.open as u64);
                 core.counters.upgrades.add(1);
+                if let Some(user) = &accepted.user {
+                    core.user_joins(user, key);
+                }
                 core.push_with(key, |out| write_accept(out, &accept, accepted.subprotocol));
                 let id = ConnectionId {
                     shard: core.shard,

@@ -4,11 +4,13 @@
 //! the handler, passes on what other shards sent, and ends with at most one send per socket and
 //! one batch per other shard. The files follow that order:
 //!
-//! `accept` → `input` (receive, upgrade, frames) → the handler → `exchange` (other shards) →
-//! `outbox` → `output` (sends, closes); `sweep` looks after time. `run` is the loop around the
+//! `accept` → `input` (receive, upgrade, frames) → the handler → `exchange` (other shards; `addressed`
+//! for what belongs to no channel) → `outbox` → `output` (sends, closes); `sweep` looks after time. `run` is the loop around the
 //! turns, inside a glommio executor.
 
 mod accept;
+mod addressed;
+mod asking;
 pub mod connection;
 pub mod core;
 mod exchange;
@@ -23,15 +25,18 @@ mod simulation;
 mod sweep;
 
 use crate::config::Config;
+use crate::hub::Delivery;
+use crate::hub::home::CatchUp;
+use crate::hub::rules::ChannelRules;
 use crate::mesh::Mesh;
 use crate::ring::{Completion, Op, Ring, Token, Wait};
 use crate::telemetry::counters::Counters;
 use crate::wire::Role;
 use crate::wire::message::Rules;
 use accept::Accepting;
-use connection::{Flags, Phase};
-use core::{Clock, Core, Event, Parts, Settings};
-use handler::{Context, Handler};
+use connection::{ConnectionId, Flags, Phase};
+use core::{Clock, Core, Event, Parts, Settings, answer_bytes};
+use handler::{Context, Handler, Published, Refusal, Subscribed};
 use reading::Reading;
 use std::io;
 use std::net::Shutdown;
@@ -64,6 +69,8 @@ pub struct ShardParts {
     pub seed: u64,
     /// A random number of its own: channel epochs, connection generations.
     pub random: u64,
+    /// How channels behave.
+    pub rules: ChannelRules,
     /// Where it counts.
     pub counters: Arc<Counters>,
     /// Per listener: whether it is a Unix socket.
@@ -82,6 +89,7 @@ impl Settings {
             write_ms: config.timeouts.write_ms,
             outbox_bytes: config.client.outbox_bytes,
             channels: config.client.channels,
+            history_bytes: config.history.shard_bytes,
             head_bytes: config.client.head_bytes,
             head_lines: config.client.head_lines,
             buffers: u32::from(config.ring.buffers),
@@ -115,8 +123,9 @@ pub struct Turn {
 impl<R: Ring, H: Handler> Shard<R, H> {
     /// A shard that accepts from all listeners of its ring.
     pub fn new(ring: R, handler: H, parts: ShardParts) -> Self {
-        let rules = handler
-            .endpoints()
+        let endpoints = handler.endpoints();
+        let hears_broadcasts = endpoints.iter().map(|one| one.hears_broadcasts).collect();
+        let rules = endpoints
             .iter()
             .map(|endpoint| Rules {
                 role: Role::Server,
@@ -132,6 +141,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             mesh: parts.mesh,
             seed: parts.seed,
             random: parts.random,
+            rules: parts.rules,
+            hears_broadcasts,
             farewell: H::farewell,
             counters: parts.counters,
         });
@@ -355,6 +366,59 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 }
 
+/// What a new subscriber gets first, if there is room for it.
+fn catch_up_in(
+    core: &mut Core,
+    connection: ConnectionId,
+    catch_up: CatchUp,
+) -> (Option<bool>, Vec<Delivery>) {
+    let CatchUp {
+        recovered,
+        messages,
+        ..
+    } = catch_up;
+    let fits = core.has_room_for(connection, answer_bytes(&messages));
+    if recovered.is_some() {
+        core.counters.recoveries.add(1);
+    }
+    if !fits || recovered == Some(false) {
+        core.counters.recoveries_failed.add(1);
+    }
+    if fits {
+        (recovered, messages)
+    } else {
+        (Some(false), Vec::new())
+    }
+}
+
+/// Sends messages of a channel to one subscriber, before what is published from now on.
+fn send_history<H: Handler>(
+    handler: &mut H,
+    core: &mut Core,
+    connection: ConnectionId,
+    channel: &str,
+    messages: &[Delivery],
+) {
+    if messages.is_empty() || !core.is_open(connection) {
+        return;
+    }
+    core.counters.history_deliveries.add(messages.len() as u64);
+    let mut payload = Vec::new();
+    core.push_bulk(connection.key, |core| {
+        for message in messages {
+            let published = Published {
+                channel,
+                offset: message.offset,
+                timestamp_ms: message.timestamp_ms,
+                publication: &message.publication,
+            };
+            payload.clear();
+            let kind = handler.encode(&published, &mut payload);
+            core.push_frame(connection.key, kind.into(), &payload);
+        }
+    });
+}
+
 /// Tells the handler what happened while it was busy.
 fn run_events<H: Handler>(handler: &mut H, core: &mut Core) {
     while let Some(event) = core.events.pop_front() {
@@ -364,6 +428,7 @@ fn run_events<H: Handler>(handler: &mut H, core: &mut Core) {
                 channel,
                 position,
                 tag,
+                catch_up,
             } => {
                 // Whose connection has ended meanwhile hears of that; its number may be another's now.
                 if !core.has_channel(connection, channel) {
@@ -377,7 +442,40 @@ fn run_events<H: Handler>(handler: &mut H, core: &mut Core) {
                 let Ok(name) = std::str::from_utf8(&name) else {
                     continue;
                 };
-                handler.subscribed(&mut Context { core }, connection, name, position, &tag);
+                let (recovered, messages) = match catch_up {
+                    None => (None, Vec::new()),
+                    Some(catch_up) => catch_up_in(core, connection, *catch_up),
+                };
+                let subscribed = Subscribed {
+                    channel: name,
+                    position,
+                    recovered,
+                    tag: &tag,
+                };
+                handler.subscribed(&mut Context { core }, connection, &subscribed);
+                send_history(handler, core, connection, name, &messages);
+            }
+            Event::History {
+                connection,
+                page,
+                tag,
+            } => {
+                let page = page.map_err(|pending_bytes| Refusal::Busy { pending_bytes });
+                let page = page.and_then(|page| {
+                    if core.has_room_for(connection, answer_bytes(&page.messages)) {
+                        return Ok(page);
+                    }
+                    let pending_bytes = core.get(connection).map_or(0, |c| c.outbox_bytes as usize);
+                    Err(Refusal::Full { pending_bytes })
+                });
+                match page {
+                    Ok(page) => core.push_bulk(connection.key, |core| {
+                        handler.history(&mut Context { core }, connection, &page, &tag);
+                    }),
+                    Err(refusal) => {
+                        handler.refused(&mut Context { core }, connection, refusal, Some(&tag));
+                    }
+                }
             }
             Event::Abandoned {
                 connection,
@@ -389,6 +487,11 @@ fn run_events<H: Handler>(handler: &mut H, core: &mut Core) {
                 position,
                 tag,
             } => handler.published(&mut Context { core }, connection, position, &tag),
+            Event::Sent {
+                connection,
+                connections,
+                tag,
+            } => handler.sent(&mut Context { core }, connection, connections, &tag),
             Event::Refused {
                 connection,
                 refusal,

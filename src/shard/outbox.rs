@@ -50,6 +50,32 @@ impl Core {
         self.push_with(key, |out| frame::encode(out, opcode, payload));
     }
 
+    /// Queues an answer that may be as large as all that may wait for a client: what `write` queues does
+    /// not count when it is judged whether the client is slow.
+    pub(super) fn push_bulk(&mut self, key: u32, write: impl FnOnce(&mut Self)) {
+        let waiting = |core: &Self| {
+            let connection = core.connections.get(key as usize);
+            connection.map_or(0, |connection| connection.outbox_bytes)
+        };
+        let before = waiting(self);
+        write(self);
+        let queued = waiting(self).saturating_sub(before);
+        if queued > 0
+            && let Some(connection) = self.connections.get_mut(key as usize)
+        {
+            let rare = connection.rare();
+            rare.bulk_bytes = rare.bulk_bytes.saturating_add(queued);
+        }
+    }
+
+    /// Whether `bytes` more may be queued in answer to an open connection's question.
+    pub(super) fn has_room_for(&mut self, id: ConnectionId, bytes: usize) -> bool {
+        let limit = self.settings.outbox_bytes;
+        self.get(id).is_some_and(|connection| {
+            connection.outbox_bytes as usize + bytes <= connection.outbox_bound(limit)
+        })
+    }
+
     /// Queues our close frame.
     pub(super) fn push_close(&mut self, key: u32, code: Option<CloseCode>, reason: &str) {
         self.push_with(key, |out| match code {
@@ -160,6 +186,32 @@ impl Core {
         }
     }
 
+    /// Queues one frame for several connections, and drops those that do not keep up. Returns how many
+    /// get it.
+    pub(super) fn deliver_frame(&mut self, frame: Vec<u8>, keys: &[u32]) -> u64 {
+        let payload = Payload::own(frame);
+        let mut slow = Vec::new();
+        let mut delivered = 0;
+        for &key in keys {
+            let Some(connection) = self.connections.get_mut(key as usize) else {
+                continue;
+            };
+            let bound = connection.outbox_bound(self.settings.outbox_bytes);
+            if connection.outbox_bytes as usize + payload.len() > bound {
+                slow.push(key);
+                continue;
+            }
+            delivered += 1;
+            let (pool, dirty) = (&mut self.pool, &mut self.dirty);
+            push_payload(connection, key, payload.clone(), pool, dirty);
+        }
+        self.pool.put(payload);
+        for key in slow {
+            self.drop_slow(key);
+        }
+        delivered
+    }
+
     /// A subscriber that does not keep up: what waits for it is dropped, and it is told so.
     fn drop_slow(&mut self, key: u32) {
         let Some(connection) = self.connections.get_mut(key as usize) else {
@@ -262,12 +314,17 @@ impl Connection {
     /// How much may wait, where the limit is `outbox_bytes`: that is for a client whose socket takes
     /// nothing more. One whose socket took all that it was offered is not slow when a single turn
     /// brings more than a turn sends.
-    fn outbox_bound(&self, outbox_bytes: usize) -> usize {
+    pub(super) fn outbox_bound(&self, outbox_bytes: usize) -> usize {
         if self.flags.any(Flags::SENDING) {
-            outbox_bytes
+            outbox_bytes.saturating_add(self.bulk_bytes() as usize)
         } else {
             outbox_bytes.saturating_mul(PROMPT_FACTOR)
         }
+    }
+
+    /// Bytes of large answers that still wait, at most.
+    fn bulk_bytes(&self) -> u32 {
+        self.rare.as_ref().map_or(0, |rare| rare.bulk_bytes)
     }
 
     /// The next piece to send, if none is in flight: small payloads joined, large ones cut.
@@ -336,6 +393,9 @@ impl Connection {
     /// A send finished in full: forgets what it sent.
     pub(super) fn piece_sent(&mut self, bytes: usize) {
         self.outbox_bytes = self.outbox_bytes.saturating_sub(bytes as u32);
+        if let Some(rare) = &mut self.rare {
+            rare.bulk_bytes = rare.bulk_bytes.min(self.outbox_bytes);
+        }
         if let Some(rare) = &mut self.rare
             && rare.sending_piece
         {

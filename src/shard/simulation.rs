@@ -14,7 +14,7 @@ mod pressure;
 mod rules;
 mod server;
 
-use crate::config::Config;
+use crate::config::{Access, Config};
 use crate::mesh::Message;
 use crate::ring::sim::{Faults, Kind as SocketKind, Random, RingSetup};
 use crate::telemetry::counters::Totals;
@@ -113,6 +113,25 @@ fn draw_config(random: &mut Random) -> Config {
     }
     if random.chance(200) {
         config.client.mesh_pending_bytes = random.between(0, 2000);
+    }
+    if random.chance(700) {
+        let rule = &mut config.channels[0];
+        rule.history.size = *random
+            .clone()
+            .pick(&[random.between(1, 20) as u32, 200, 5000]);
+        rule.history.ttl_ms = *random
+            .clone()
+            .pick(&[random.between(20, 3000) as u32, 1 << 30]);
+        rule.history.last_on_subscribe = random.chance(300);
+        if random.chance(300) {
+            config.history.shard_bytes = random.between(1000, 100_000);
+        }
+    }
+    config.users.direct = Access::Everyone;
+    config.users.broadcast = Access::Everyone;
+    if random.chance(600) {
+        let everywhere = ["0.0.0.0/0", "unix"].map(|peer| peer.parse().expect("a peer"));
+        config.users.trusted_peers = everywhere.into();
     }
     config.ring.buffers = random.between(1, 8) as u16;
     config.ring.large_buffers = random.between(1, 3) as u16;
@@ -531,5 +550,6 @@ fn every_seed_keeps_every_promise() {
             assert!(count > 0 || zero, "no seed came across {name}");
         }
         assert!(delivered > 10 * seeds);
+        assert!(counters.recoveries_failed < counters.recoveries / 10 * 9);
     }
 }

@@ -44,7 +44,12 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.walk(elapsed_ms);
         if now.since(self.sweep.housekept_at) >= HOUSEKEEPING_MS {
             self.sweep.housekept_at = now;
-            self.core.home.expire(self.core.clock.elapsed_ms);
+            let core = &mut self.core;
+            core.home.expire(core.clock.elapsed_ms);
+            let (home, counters) = (&core.home, &core.counters);
+            counters.history_bytes.set(home.history_bytes() as u64);
+            counters.history_evicted.set(home.history_evicted());
+            counters.users.set(core.users.len() as u64);
             for queue in [&mut self.core.handshakes, &mut self.core.closings] {
                 if queue.capacity() > 1024 && queue.len() < queue.capacity() / 4 {
                     queue.shrink_to(queue.len() * 2);

@@ -119,6 +119,24 @@ counters! {
     publishes_refused,
     /// Published messages queued for subscribers of this shard.
     deliveries,
+    /// Direct messages queued for connections of this shard.
+    directs,
+    /// Messages to everyone queued for connections of this shard.
+    broadcasts,
+    /// Subscriptions that asked for what they had missed.
+    recoveries,
+    /// Those that could not be given it: too much or too old, or no room for it.
+    recoveries_failed,
+    /// Kept messages that were sent to new subscribers.
+    history_deliveries,
+    /// Requests for a channel's history.
+    history_reads,
+    /// Bytes that the histories of the channels at home here cost.
+    history_bytes,
+    /// Kept messages that had to go before their time, so that all histories stay within their limit.
+    history_evicted,
+    /// Users that are connected.
+    users,
     /// Frames of published messages encoded; one per message whatever the number of subscribers.
     encodes,
     /// Connections closed for breaking the WebSocket protocol.

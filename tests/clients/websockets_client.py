@@ -186,7 +186,9 @@ def errors_leave_the_connection_open():
             ('{"type":"subscribe","channel":"%s"}' % ("c" * 256), "invalid_message"),
             ('{"type":"ping","id":[1]}', "invalid_message"),
             ('{"type":"dance"}', "unknown_type"),
-            ('{"type":"history","channel":"c","id":1}', "not_available"),
+            ('{"type":"presence","channel":"c","id":1}', "not_available"),
+            ('{"type":"direct","to":"42","data":1}', "forbidden"),
+            ('{"type":"history","channel":"c","since":5}', "invalid_message"),
         ]:
             client.ws.send(text)
             answer = client.receive()

@@ -174,7 +174,8 @@ const tests = {
       ['{"type":"subscribe","channel":null}', 'invalid_message'],
       ['{"type":"ping","id":1.5}', 'invalid_message'],
       ['{"type":"Ping"}', 'unknown_type'],
-      ['{"type":"broadcast","data":1,"id":1}', 'not_available'],
+      ['{"type":"presence","channel":"c","id":1}', 'not_available'],
+      ['{"type":"broadcast","data":1,"id":1}', 'forbidden'],
     ]) {
       client.ws.send(text);
       const answer = await client.receive();

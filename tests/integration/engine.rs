@@ -82,6 +82,11 @@ impl Engine {
         &self.running
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// A plain socket.
     pub(crate) fn connect(&self) -> TcpStream {
         connect(self.address)

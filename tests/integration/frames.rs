@@ -241,7 +241,10 @@ fn wrong_commands_get_error_frames_and_the_connection_stays() {
         (r#"{"type":"publish","channel":"c"}"#, "invalid_message"),
         (r#"{"type":"fly"}"#, "unknown_type"),
         (r#"{"type":"unsubscribe","channel":"c"}"#, "not_subscribed"),
-        (r#"{"type":"history","channel":"c"}"#, "not_available"),
+        (r#"{"type":"presence","channel":"c"}"#, "not_available"),
+        (r#"{"type":"history","channel":"c","limit":-1}"#, "invalid_message"),
+        (r#"{"type":"direct","to":"42","data":1}"#, "forbidden"),
+        (r#"{"type":"broadcast","data":1}"#, "forbidden"),
     ] {
         assert_eq!(error(text(message))["code"], code, "{message}");
     }

@@ -10,12 +10,17 @@ use serde_json::value::RawValue;
 use std::fmt;
 
 /// The fields that the envelope knows, and what each must be.
-const FIELDS: [(&str, &str); 5] = [
+const FIELDS: [(&str, &str); 10] = [
     ("type", "a string"),
     ("id", "a string or an integer"),
     ("channel", "a string"),
     ("data", "any JSON value"),
     ("echo", "true or false"),
+    ("to", "a string"),
+    ("recover", "an object"),
+    ("limit", "a whole number"),
+    ("since", "an object"),
+    ("reverse", "true or false"),
 ];
 const ID: usize = 1;
 
@@ -119,7 +124,7 @@ pub(super) fn wrong_id() -> Refused<'static> {
     invalid(error, None)
 }
 
-fn invalid(error: String, id: Option<&str>) -> Refused<'_> {
+pub(super) fn invalid(error: String, id: Option<&str>) -> Refused<'_> {
     Refused {
         code: "invalid_message",
         error,

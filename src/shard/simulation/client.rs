@@ -2,7 +2,7 @@
 
 use super::super::handler::Kind;
 use super::hearing::{Expected, Pending, Subscription};
-use super::oracle::{Oracle, Publication};
+use super::oracle::{Addressed, Oracle, Publication};
 use super::server::{Heard, Server};
 use crate::config::Config;
 use crate::ring::sim::{End, Random, SocketId, World};
@@ -10,7 +10,7 @@ use crate::wire::client::write_request;
 use crate::wire::frame::{Opcode, encode_masked};
 use crate::wire::message::Carry;
 use crate::wire::upgrade::AcceptKey;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 /// What a client comes for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +56,9 @@ pub(super) struct Bounds {
     pub(super) heartbeat: bool,
     pub(super) mesh_is_small: bool,
     pub(super) outbox_is_small: bool,
+    pub(super) last_on_subscribe: bool,
+    /// Everybody is believed who it says it is.
+    pub(super) users: bool,
 }
 
 impl Bounds {
@@ -69,6 +72,11 @@ impl Bounds {
             heartbeat: config.heartbeat.interval_ms > 0,
             mesh_is_small: config.client.mesh_pending_bytes < 1 << 20,
             outbox_is_small: config.client.outbox_bytes < 1 << 20,
+            users: !config.users.trusted_peers.is_empty(),
+            last_on_subscribe: config
+                .channels
+                .iter()
+                .any(|rule| rule.history.last_on_subscribe),
         }
     }
 }
@@ -112,6 +120,12 @@ pub(super) struct Client {
     /// Channels that the server counts it a subscriber of when it has read everything said.
     pub(super) member: BTreeSet<String>,
     pub(super) subscriptions: BTreeMap<String, Subscription>,
+    /// Those that it gave up, as they were.
+    pub(super) left: BTreeMap<String, Subscription>,
+    /// Who it says it is, and is believed to be.
+    pub(super) user: Option<String>,
+    /// What it got that belongs to no channel.
+    pub(super) addressed: HashSet<String>,
     numbers: HashMap<String, u64>,
     next_id: u32,
 }
@@ -148,6 +162,9 @@ impl Client {
             pending: Vec::new(),
             member: BTreeSet::new(),
             subscriptions: BTreeMap::new(),
+            left: BTreeMap::new(),
+            user: None,
+            addressed: HashSet::new(),
             numbers: HashMap::new(),
             next_id: 0,
         }
@@ -223,15 +240,23 @@ impl Client {
                 let mut key = [0; 16];
                 key[..8].copy_from_slice(&random.next().to_le_bytes());
                 let offered = random.chance(300).then_some("ringwire.json.v1");
+                let claimed = random
+                    .chance(500)
+                    .then(|| format!("user {}", random.below(4)));
+                let headers: Vec<_> = claimed
+                    .iter()
+                    .map(|user| ("X-User-ID", user.as_str()))
+                    .collect();
                 let key = write_request(
                     &mut self.outgoing,
                     "localhost:9000",
                     &target,
                     &key,
                     offered,
-                    &[],
+                    &headers,
                 );
                 self.key = Some(key);
+                self.user = claimed.filter(|_| self.bounds.users);
                 if self.plan == Plan::Half {
                     let kept = random.below(self.outgoing.len());
                     self.outgoing.truncate(kept);
@@ -387,14 +412,24 @@ impl Client {
         } else {
             format!("\"i{}\"", self.next_id)
         };
-        let named = self.random.chance(800);
+        let mut named = self.random.chance(800);
+        let kind = self.random.below(100);
+        let recover = (kind < 25 && self.random.chance(400)).then(|| {
+            // Only an id tells which of several subscriptions is meant.
+            named = true;
+            match self.left.get(&channel) {
+                Some(left) if self.random.chance(600) => (left.last, left.epoch),
+                _ => oracle.some_place(&mut self.random, &channel),
+            }
+        });
+        named |= (86..90).contains(&kind);
         let id_field = if named {
             format!(",\"id\":{id}")
         } else {
             String::new()
         };
         let id = named.then_some(id);
-        let (text, expected) = match self.random.below(100) {
+        let (text, expected) = match kind {
             0..25 => {
                 let member = self.member.contains(&channel);
                 let expected = if !member && self.member.len() >= self.bounds.channels {
@@ -403,8 +438,11 @@ impl Client {
                     self.member.insert(channel.clone());
                     Expected::Subscribed(channel)
                 };
+                let recover = recover.map_or_else(String::new, |(offset, epoch)| {
+                    format!(",\"recover\":{{\"offset\":{offset},\"epoch\":{epoch}}}")
+                });
                 (
-                    format!("{{\"type\":\"subscribe\",\"channel\":{quoted}{id_field}}}"),
+                    format!("{{\"type\":\"subscribe\",\"channel\":{quoted}{id_field}{recover}}}"),
                     Some(expected),
                 )
             }
@@ -423,7 +461,49 @@ impl Client {
                     Some(expected),
                 )
             }
-            35..90 => {
+            86..90 => {
+                let mut fields = String::new();
+                if self.random.chance(500) {
+                    fields += &format!(",\"limit\":{}", self.random.skewed(20));
+                }
+                if self.random.chance(500) {
+                    let (offset, epoch) = oracle.some_place(&mut self.random, &channel);
+                    fields += &format!(",\"since\":{{\"offset\":{offset},\"epoch\":{epoch}}}");
+                }
+                let reverse = self.random.chance(500);
+                if reverse {
+                    fields += ",\"reverse\":true";
+                }
+                let text =
+                    format!("{{\"type\":\"history\",\"channel\":{quoted}{id_field}{fields}}}");
+                (text, Some(Expected::History { channel, reverse }))
+            }
+            80..86 => {
+                let to = (kind < 84).then(|| format!("user {}", self.random.below(4)));
+                let echo = self.random.chance(500);
+                let data = format!("\"to {to:?} by {}: {}\"", self.index, self.next_id)
+                    .replace("Some(\"", "")
+                    .replace("\")", "");
+                let addressed = Addressed {
+                    author: self.index,
+                    user: self.user.clone(),
+                    to: to.clone(),
+                    echo,
+                };
+                oracle.address(data.clone(), addressed);
+                let text = match to {
+                    Some(to) => {
+                        format!("{{\"type\":\"direct\",\"to\":\"{to}\"{id_field},\"data\":{data}}}")
+                    }
+                    None => {
+                        format!(
+                            "{{\"type\":\"broadcast\"{id_field},\"data\":{data},\"echo\":{echo}}}"
+                        )
+                    }
+                };
+                (text, named.then_some(Expected::Sent))
+            }
+            35..80 => {
                 let number = self.numbers.entry(channel.clone()).or_default();
                 *number += 1;
                 let echo = !self.random.chance(300);
@@ -439,6 +519,7 @@ impl Client {
                     channel: channel.clone(),
                     number: *number,
                     echo,
+                    user: self.user.clone(),
                 };
                 oracle.publish(data.clone(), publication);
                 let kind = *self.random.pick(&["publish", "message"]);
@@ -475,7 +556,10 @@ impl Client {
             }
         };
         if let Some(expected) = expected {
-            self.pending.push(Pending::new(id, expected));
+            self.pending.push(Pending {
+                recover,
+                ..Pending::new(id, expected)
+            });
         }
         self.say(heard, Kind::Text, text.as_bytes());
     }

@@ -17,6 +17,8 @@ pub(super) enum Expected {
     Subscribed(String),
     Unsubscribed(String),
     Published { channel: String, data: String },
+    History { channel: String, reverse: bool },
+    Sent,
     Pong,
     Connect,
     Error(&'static str),
@@ -36,10 +38,12 @@ impl Expected {
 /// A request that waits for its answer.
 #[derive(Clone, Debug)]
 pub(super) struct Pending {
-    id: Option<String>,
+    pub(super) id: Option<String>,
     pub(super) expected: Expected,
     /// An unsubscribe follows it, which may come before the subscription is in force.
     pub(super) may_be_abandoned: bool,
+    /// What it wants to be brought up from: offset and epoch.
+    pub(super) recover: Option<(u64, u64)>,
 }
 
 impl Pending {
@@ -48,6 +52,7 @@ impl Pending {
             id,
             expected,
             may_be_abandoned: false,
+            recover: None,
         }
     }
 }
@@ -55,8 +60,23 @@ impl Pending {
 /// A confirmed subscription.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Subscription {
-    epoch: u64,
-    last: u64,
+    pub(super) epoch: u64,
+    pub(super) last: u64,
+    /// Up to here, everything comes out of the history.
+    until: u64,
+    /// The message at `last` may come out of the history.
+    last_may_come: bool,
+}
+
+impl Subscription {
+    fn at(epoch: u64, last: u64) -> Self {
+        Self {
+            epoch,
+            last,
+            until: last,
+            last_may_come: false,
+        }
+    }
 }
 
 /// Anything that the server says.
@@ -69,9 +89,14 @@ struct Said<'a> {
     #[serde(borrow)]
     channel: Option<Cow<'a, str>>,
     #[serde(borrow)]
+    from: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    user_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
     data: Option<&'a RawValue>,
     offset: Option<u64>,
     epoch: Option<u64>,
+    recovered: Option<bool>,
     #[serde(borrow)]
     code: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -81,6 +106,26 @@ struct Said<'a> {
 #[derive(Deserialize)]
 struct Acknowledged {
     published: bool,
+    offset: u64,
+}
+
+#[derive(Deserialize)]
+struct Sent {
+    connections: u64,
+}
+
+#[derive(Deserialize)]
+struct Page<'a> {
+    #[serde(borrow)]
+    messages: Vec<Entry<'a>>,
+    offset: u64,
+    epoch: u64,
+}
+
+#[derive(Deserialize)]
+struct Entry<'a> {
+    #[serde(borrow)]
+    data: &'a RawValue,
     offset: u64,
 }
 
@@ -237,32 +282,58 @@ impl Client {
                     )
                 });
                 let offset = said.offset.expect("an offset");
+                let data = said.data.expect("data").get();
                 assert!(
-                    offset > subscription.last,
-                    "client {index} got {channel:?} offset {offset} after {}",
-                    subscription.last
+                    oracle.is_from(data, said.from.as_deref()),
+                    "client {index} got {data} from {:?}",
+                    said.from
                 );
-                oracle.skip(
-                    index,
-                    channel,
-                    subscription.epoch,
-                    subscription.last + 1..offset,
+                let Subscription {
+                    epoch, last, until, ..
+                } = *subscription;
+                if std::mem::take(&mut subscription.last_may_come) && offset == last {
+                    oracle.read(index, channel, epoch, offset, data);
+                    return;
+                }
+                assert!(
+                    offset > last,
+                    "client {index} got {channel:?} offset {offset} after {last}"
                 );
                 subscription.last = offset;
-                oracle.saw(
+                if last < until {
+                    assert_eq!(
+                        offset,
+                        last + 1,
+                        "client {index} recovers {channel:?} up to {until}"
+                    );
+                    oracle.read(index, channel, epoch, offset, data);
+                } else {
+                    oracle.skip(index, channel, epoch, last + 1..offset);
+                    oracle.saw(index, channel, epoch, offset, data);
+                }
+            }
+            "direct" | "broadcast" => {
+                let data = said.data.expect("data").get();
+                let everyone = said.kind == "broadcast";
+                oracle.got(
                     index,
-                    channel,
-                    subscription.epoch,
-                    offset,
-                    said.data.expect("data").get(),
+                    self.user.as_deref(),
+                    everyone,
+                    said.from.as_deref(),
+                    data,
+                );
+                assert!(
+                    self.addressed.insert(data.to_owned()),
+                    "client {index} got this twice: {data}"
                 );
             }
             "subscribed" => {
-                self.answer(id, &Expected::Subscribed(channel.to_owned()));
+                let pending = self.answer(id, &Expected::Subscribed(channel.to_owned()));
                 let (epoch, offset) = (
                     said.epoch.expect("an epoch"),
                     said.offset.expect("an offset"),
                 );
+                let mut subscription = Subscription::at(epoch, offset);
                 if let Some(known) = self.subscriptions.get(channel) {
                     assert_eq!(known.epoch, epoch, "client {index}: {channel:?} began anew");
                     assert!(
@@ -270,39 +341,91 @@ impl Client {
                         "client {index}: {channel:?} is at {offset} after {}",
                         known.last
                     );
+                    assert_eq!(known.last, known.until.max(known.last), "recovered in part");
+                    assert_eq!(said.recovered, None, "client {index} was subscribed");
                     oracle.skip(index, channel, epoch, known.last + 1..offset + 1);
+                } else if said.recovered == Some(true) {
+                    let (since, life) = pending
+                        .recover
+                        .unwrap_or_else(|| panic!("client {index} recovered without asking"));
+                    assert_eq!(life, epoch, "client {index} recovered from another life");
+                    assert!(since <= offset, "client {index} recovered from the future");
+                    subscription.last = since;
+                } else {
+                    // Not even the last message could be sent.
+                    let squeezed = self.bounds.last_on_subscribe
+                        && (self.bounds.outbox_is_small || self.bounds.mesh_is_small);
+                    assert!(
+                        said.recovered.is_none() || pending.recover.is_some() || squeezed,
+                        "client {index} did not ask"
+                    );
+                    subscription.last_may_come = self.bounds.last_on_subscribe;
                 }
-                let subscription = Subscription {
-                    epoch,
-                    last: offset,
-                };
                 self.subscriptions.insert(channel.to_owned(), subscription);
             }
             "unsubscribed" => {
                 self.answer(id, &Expected::Unsubscribed(channel.to_owned()));
-                self.subscriptions.remove(channel);
+                if let Some(left) = self.subscriptions.remove(channel) {
+                    self.left.insert(channel.to_owned(), left);
+                }
             }
             "response" => {
                 let at = self.position(|pending| pending.id.as_deref() == id);
                 let pending = self
                     .pending
                     .remove(at.unwrap_or_else(|| panic!("client {index}: id {id:?}?")));
-                let Expected::Published { channel, data } = pending.expected else {
-                    panic!("client {index} got a response to {pending:?}");
-                };
-                let answer: Acknowledged = serde_json::from_str(said.data.expect("data").get())
-                    .expect("an acknowledgement");
-                assert!(answer.published);
-                oracle.acknowledge(&channel, answer.offset, &data);
+                let answer = said.data.expect("data").get();
+                match pending.expected {
+                    Expected::Published { channel, data } => {
+                        let answer: Acknowledged =
+                            serde_json::from_str(answer).expect("an acknowledgement");
+                        assert!(answer.published);
+                        oracle.acknowledge(&channel, answer.offset, &data);
+                    }
+                    Expected::History { channel, reverse } => {
+                        let page: Page<'_> = serde_json::from_str(answer).expect("a page");
+                        let mut offsets: Vec<u64> =
+                            page.messages.iter().map(|one| one.offset).collect();
+                        if reverse {
+                            offsets.reverse();
+                        }
+                        assert!(
+                            offsets.windows(2).all(|two| two[0] + 1 == two[1]),
+                            "client {index} read {offsets:?} of {channel:?}"
+                        );
+                        assert!(offsets.last().is_none_or(|&last| last <= page.offset));
+                        for entry in &page.messages {
+                            let data = entry.data.get();
+                            oracle.read(index, &channel, page.epoch, entry.offset, data);
+                        }
+                    }
+                    Expected::Sent => {
+                        let answer: Sent = serde_json::from_str(answer).expect("a number");
+                        assert!(answer.connections <= 1000);
+                    }
+                    other => panic!("client {index} got a response to {other:?}"),
+                }
             }
             "pong" => {
                 self.answer(id, &Expected::Pong);
             }
             "connect" => {
                 self.answer(id, &Expected::Connect);
+                assert_eq!(said.user_id, self.user.as_deref().map(Cow::Borrowed));
             }
             "error" => {
                 let code = said.code.expect("a code").get().trim_matches('"');
+                if code == "busy" {
+                    // More is read than may wait for it.
+                    let at = self.position(|pending| {
+                        pending.id.as_deref() == id
+                            && matches!(pending.expected, Expected::History { .. })
+                    });
+                    if let Some(at) = at.filter(|_| id.is_some()) {
+                        self.pending.remove(at);
+                        return;
+                    }
+                }
                 let known = [
                     "unknown_type",
                     "unsupported_data",
@@ -315,8 +438,10 @@ impl Client {
                     let at = self.position(|pending| {
                         id.is_some()
                             && pending.id.as_deref() == id
-                            && (matches!(pending.expected, Expected::Published { .. })
-                                || pending.expected.is_about_membership())
+                            && (matches!(
+                                pending.expected,
+                                Expected::Published { .. } | Expected::Sent
+                            ) || pending.expected.is_about_membership())
                     });
                     if let Some(at) = at {
                         self.pending.remove(at);
@@ -372,7 +497,7 @@ impl Client {
     }
 
     /// Finds the request that this answers.
-    fn answer(&mut self, id: Option<&str>, expected: &Expected) {
+    fn answer(&mut self, id: Option<&str>, expected: &Expected) -> Pending {
         // Those that nothing else can answer first: an id may be missing, and then many look alike.
         let fits = |pending: &Pending| pending.id.as_deref() == id && pending.expected == *expected;
         let mut at = self
@@ -392,7 +517,7 @@ impl Client {
                 self.index, self.pending
             );
         };
-        self.pending.remove(at);
+        self.pending.remove(at)
     }
 
     /// A close frame came.
@@ -471,6 +596,10 @@ impl Client {
             assert!(
                 self.bounds.mesh_is_small || self.member.contains(channel),
                 "client {index} is still subscribed to {channel:?}"
+            );
+            assert!(
+                subscription.last >= subscription.until,
+                "client {index} recovered {channel:?} in part: {subscription:?}"
             );
             // What is missing at the end must be its own; the oracle judges that.
             let last = oracle.last(channel, subscription.epoch);

@@ -1,5 +1,6 @@
 //! What everybody saw, together: one order per channel, the same for all.
 
+use crate::ring::sim::Random;
 use std::collections::{BTreeMap, HashMap};
 
 /// A message that some client published.
@@ -11,6 +12,17 @@ pub(super) struct Publication {
     pub(super) number: u64,
     /// Whether the author hears it, if subscribed.
     pub(super) echo: bool,
+    pub(super) user: Option<String>,
+}
+
+/// A message that belongs to no channel.
+#[derive(Clone, Debug)]
+pub(super) struct Addressed {
+    pub(super) author: usize,
+    pub(super) user: Option<String>,
+    /// `None`: for everyone.
+    pub(super) to: Option<String>,
+    pub(super) echo: bool,
 }
 
 /// What clients share to judge what they see.
@@ -18,6 +30,7 @@ pub(super) struct Publication {
 pub(super) struct Oracle {
     /// By the text of its data, which is unique.
     published: HashMap<String, Publication>,
+    addressed: HashMap<String, Addressed>,
     /// Per channel and epoch: the data of each offset that somebody saw.
     seen: HashMap<(String, u64), BTreeMap<u64, String>>,
     /// Acknowledged publishes: channel, offset, data.
@@ -38,7 +51,43 @@ impl Oracle {
         assert!(before.is_none(), "published data is unique");
     }
 
-    /// A subscriber got a message.
+    pub(super) fn address(&mut self, data: String, addressed: Addressed) {
+        let before = self.addressed.insert(data, addressed);
+        assert!(before.is_none(), "addressed data is unique");
+    }
+
+    /// Somebody, of this user, got a message that belongs to no channel.
+    pub(super) fn got(
+        &self,
+        client: usize,
+        user: Option<&str>,
+        everyone: bool,
+        from: Option<&str>,
+        data: &str,
+    ) {
+        let Some(addressed) = self.addressed.get(data) else {
+            panic!("client {client} got what nobody sent: {data}");
+        };
+        assert_eq!(addressed.to.is_none(), everyone, "client {client}: {data}");
+        assert_eq!(addressed.user.as_deref(), from, "client {client}: {data}");
+        if everyone {
+            assert!(
+                addressed.echo || addressed.author != client,
+                "client {client} got its own message to everyone back: {data}"
+            );
+        } else {
+            assert_eq!(addressed.to.as_deref(), user, "client {client}: {data}");
+        }
+    }
+
+    /// Whether a message is from the user who published it.
+    pub(super) fn is_from(&self, data: &str, user: Option<&str>) -> bool {
+        self.published
+            .get(data)
+            .is_some_and(|publication| publication.user.as_deref() == user)
+    }
+
+    /// A subscriber got a message as it was published.
     pub(super) fn saw(
         &mut self,
         client: usize,
@@ -48,16 +97,30 @@ impl Oracle {
         data: &str,
     ) {
         self.delivered += 1;
+        let unwanted =
+            |publication: &Publication| !publication.echo && publication.author == client;
+        assert!(
+            !self.published.get(data).is_some_and(unwanted),
+            "client {client} got its own message back, which it did not want: {data}"
+        );
+        self.read(client, channel, epoch, offset, data);
+    }
+
+    /// Somebody got a message out of the channel's history.
+    pub(super) fn read(
+        &mut self,
+        client: usize,
+        channel: &str,
+        epoch: u64,
+        offset: u64,
+        data: &str,
+    ) {
         let Some(publication) = self.published.get(data) else {
             panic!("client {client} got data on {channel:?} that nobody published: {data}");
         };
         assert_eq!(
             publication.channel, channel,
             "client {client} got {data} on another channel"
-        );
-        assert!(
-            publication.echo || publication.author != client,
-            "client {client} got its own message back, which it did not want: {data}"
         );
         let offsets = self.seen.entry((channel.to_owned(), epoch)).or_default();
         let known = offsets.entry(offset).or_insert_with(|| data.to_owned());
@@ -85,6 +148,23 @@ impl Oracle {
             self.skipped
                 .push((client, channel.to_owned(), epoch, offset));
         }
+    }
+
+    /// A place in a channel that somebody has been to, or one that nobody can have been to.
+    pub(super) fn some_place(&self, random: &mut Random, channel: &str) -> (u64, u64) {
+        let mut epochs: Vec<_> = self
+            .seen
+            .iter()
+            .filter(|((name, _), _)| name == channel)
+            .collect();
+        epochs.sort_by_key(|(key, _)| key.1);
+        if epochs.is_empty() || random.chance(100) {
+            return (random.skewed(20) as u64 - 1, random.skewed(1000) as u64);
+        }
+        let ((_, epoch), offsets) = *random.pick(&epochs);
+        let last = offsets.keys().next_back().copied().unwrap_or(0);
+        let back = random.skewed(30) as u64 - 1;
+        (last.saturating_sub(back), *epoch)
     }
 
     /// The last offset of a channel that is known to exist.

@@ -3,11 +3,13 @@
 use super::super::connection::{ConnectionId, Ms};
 use super::super::core::{Clock, Settings};
 use super::super::handler::{
-    Accept, Closed, Context, Endpoint, Handler, Kind, Message, Published, Refusal,
+    Accept, Audience, Closed, Context, Endpoint, Handler, Kind, Message, Page, Published, Refusal,
+    Subscribed,
 };
 use super::super::{Shard, ShardParts};
 use crate::config::Config;
-use crate::hub::Position;
+use crate::hub::rules::ChannelRules;
+use crate::hub::{Position, Publication};
 use crate::mesh::{self, Links, Mesh};
 use crate::ring::Wait;
 use crate::ring::sim::{Kind as SocketKind, RingSetup, SimRing, World};
@@ -142,12 +144,19 @@ impl Handler for Spy {
         &mut self,
         context: &mut Context<'_>,
         connection: ConnectionId,
-        channel: &str,
-        position: Position,
+        subscribed: &Subscribed<'_>,
+    ) {
+        self.inner.subscribed(context, connection, subscribed);
+    }
+
+    fn history(
+        &mut self,
+        context: &mut Context<'_>,
+        connection: ConnectionId,
+        page: &Page,
         tag: &Bytes,
     ) {
-        self.inner
-            .subscribed(context, connection, channel, position, tag);
+        self.inner.history(context, connection, page, tag);
     }
 
     fn abandoned(
@@ -170,6 +179,16 @@ impl Handler for Spy {
         self.inner.published(context, connection, position, tag);
     }
 
+    fn sent(
+        &mut self,
+        context: &mut Context<'_>,
+        connection: ConnectionId,
+        connections: u64,
+        tag: &Bytes,
+    ) {
+        self.inner.sent(context, connection, connections, tag);
+    }
+
     fn refused(
         &mut self,
         context: &mut Context<'_>,
@@ -182,6 +201,15 @@ impl Handler for Spy {
 
     fn encode(&mut self, message: &Published<'_>, payload: &mut Vec<u8>) -> Kind {
         self.inner.encode(message, payload)
+    }
+
+    fn encode_direct(
+        &mut self,
+        publication: &Publication,
+        audience: Audience,
+        payload: &mut Vec<u8>,
+    ) -> Kind {
+        self.inner.encode_direct(publication, audience, payload)
     }
 
     fn farewell(
@@ -241,6 +269,7 @@ impl Server {
                     ),
                     seed,
                     random: seed.wrapping_mul(31).wrapping_add(index as u64),
+                    rules: ChannelRules::new(&config.channels),
                     counters: Arc::clone(&counters),
                     unix_listeners: setup
                         .listeners
@@ -395,6 +424,11 @@ impl Server {
                 );
                 assert_eq!(core.open, 0, "open connections of shard {index}");
                 assert!(core.local.is_empty(), "shard {index} keeps channels");
+                assert!(core.users.is_empty(), "shard {index} keeps users");
+                assert!(
+                    core.directory.is_empty(),
+                    "shard {index} keeps places of users"
+                );
                 assert!(
                     shard.reading.is_idle(),
                     "shard {index} counts receives that are over"

@@ -1,0 +1,374 @@
+//! What a handler asks for on behalf of a connection: subscriptions, publishes, histories, messages to
+//! users. All of it ends in a message to the shard that decides, or in an event for the handler.
+
+use super::connection::ConnectionId;
+use super::core::{Core, ENVELOPE_BYTES, Event, NOBODY};
+use super::handler::{HistoryOptions, Page, PublishOptions, Refusal, SubscribeOptions};
+use crate::config::limits::HISTORY_PAGE_MESSAGES;
+use crate::hub::directory::UserHash;
+use crate::hub::history::Query;
+use crate::hub::home::CatchUp;
+use crate::hub::local::GivenUp;
+use crate::hub::{Position, Publication};
+use crate::mesh::{BROADCASTING_SHARD, Message, Receipt};
+use bytes::Bytes;
+
+/// Subscriptions of one connection to one channel that may wait for the home's answer at once; also how
+/// many of its questions for histories.
+const MAX_WAITING: usize = 16;
+
+impl Core {
+    /// A connection turns out to be of this user.
+    pub(super) fn user_joins(&mut self, name: &str, key: u32) {
+        let user = self.users.join(name, key);
+        if let Some(connection) = self.connections.get_mut(key as usize) {
+            connection.user = user;
+        }
+        let (user, home) = self.user_home(name);
+        let shard = self.shard;
+        if home != shard {
+            self.mesh.post(home, Message::UserJoined { user, shard });
+        }
+    }
+
+    pub(super) fn user_leaves(&mut self, number: u32, key: u32) {
+        let Some(name) = self.users.name(number) else {
+            return;
+        };
+        let (user, home) = self.user_home(name);
+        let shard = self.shard;
+        if home != shard {
+            self.mesh.post(home, Message::UserLeft { user, shard });
+        }
+        self.users.leave(number, key);
+    }
+
+    /// A user as homes know it, and which of them. What is on that shard itself needs no message.
+    pub(super) fn user_home(&self, name: &str) -> (UserHash, u16) {
+        let user = UserHash::of(name, self.seed);
+        (user, user.home(self.mesh.links().shards()))
+    }
+
+    pub(super) fn direct(
+        &mut self,
+        from: ConnectionId,
+        user: &str,
+        publication: Publication,
+        tag: Option<Bytes>,
+    ) -> Result<(), Refusal> {
+        let (_, home) = self.user_home(user);
+        let receipt = self.receipt(from, home, tag)?;
+        let direct = Message::Direct {
+            user: user.into(),
+            publication,
+            receipt,
+        };
+        self.mesh.post(home, direct);
+        Ok(())
+    }
+
+    pub(super) fn broadcast(
+        &mut self,
+        from: ConnectionId,
+        publication: Publication,
+        options: PublishOptions,
+    ) -> Result<(), Refusal> {
+        let receipt = Receipt {
+            echo: !options.exclude_self,
+            ..self.receipt(from, BROADCASTING_SHARD, options.tag)?
+        };
+        let broadcast = Message::Broadcast {
+            publication,
+            receipt,
+        };
+        self.mesh.post(BROADCASTING_SHARD, broadcast);
+        Ok(())
+    }
+
+    /// A receipt for what an open connection sends to a shard that keeps up.
+    fn receipt(
+        &mut self,
+        from: ConnectionId,
+        to: u16,
+        tag: Option<Bytes>,
+    ) -> Result<Receipt, Refusal> {
+        if !self.is_open(from) {
+            return Err(Refusal::Closed);
+        }
+        if let Some(pending_bytes) = self.mesh.backlog(to) {
+            self.counters.publishes_refused.add(1);
+            return Err(Refusal::Busy { pending_bytes });
+        }
+        Ok(Receipt {
+            shard: from.shard,
+            key: from.key,
+            generation: from.generation,
+            tag,
+            echo: true,
+        })
+    }
+
+    pub(super) fn subscribe(
+        &mut self,
+        id: ConnectionId,
+        name: &str,
+        options: SubscribeOptions,
+    ) -> Result<(), Refusal> {
+        let SubscribeOptions { tag, recover } = options;
+        if let Some(channel) = self.local.find(name) {
+            // What this turn brought so far comes before the answer, and is for those who were
+            // there before. Whom it finds too slow it closes, possibly this connection.
+            self.deliver_channel(channel);
+        }
+        let limit = self.settings.channels;
+        let known = self.local.find(name);
+        let connection = self
+            .get(id)
+            .filter(|c| c.is_open())
+            .ok_or(Refusal::Closed)?;
+        if let Some(channel) = known
+            && connection.channels.binary_search(&channel).is_ok()
+        {
+            if self.local.waits(channel, id.key) >= MAX_WAITING {
+                return Err(Refusal::Unanswered { limit: MAX_WAITING });
+            }
+            if let Some(position) = self.local.position_for(channel, id.key, tag.clone()) {
+                self.confirm(id, channel, position, tag, None);
+            }
+            return Ok(());
+        }
+        if connection.channels.len() >= limit {
+            return Err(Refusal::TooManyChannels { limit });
+        }
+        let asks = recover.is_some() || self.rules.of(name).history.last_on_subscribe;
+        if (asks || known.is_none())
+            && let Some(pending_bytes) = self.mesh.backlog(self.local.home_of(name))
+        {
+            return Err(Refusal::Busy { pending_bytes });
+        }
+        let (channel, interest) = self.local.enter(name);
+        if let Some((home, interest)) = interest {
+            let name = name.into();
+            self.mesh.post(home, Message::Interest { name, interest });
+        }
+        let connection = self.get(id).ok_or(Refusal::Closed)?;
+        if let Err(at) = connection.channels.binary_search(&channel) {
+            connection.channels.insert(at, channel);
+        }
+        if !asks {
+            if let Some(position) = self.local.join(channel, id.key, tag.clone()) {
+                self.confirm(id, channel, position, tag, None);
+            }
+        } else if let Some((home, channel, interest, question)) =
+            self.local.ask(channel, id.key, tag)
+        {
+            let question = Message::Recover {
+                channel,
+                interest,
+                question,
+                since: recover,
+            };
+            self.mesh.post(home, question);
+        }
+        Ok(())
+    }
+
+    pub(super) fn read_history(
+        &mut self,
+        id: ConnectionId,
+        name: &str,
+        options: HistoryOptions,
+    ) -> Result<(), Refusal> {
+        if !self.is_open(id) {
+            return Err(Refusal::Closed);
+        }
+        let (home, channel) = self.local.route(name);
+        if let Some(pending_bytes) = self.mesh.backlog(home) {
+            return Err(Refusal::Busy { pending_bytes });
+        }
+        let unanswered = self.reads.entry(id.key).or_default();
+        if *unanswered >= MAX_WAITING {
+            return Err(Refusal::Unanswered { limit: MAX_WAITING });
+        }
+        *unanswered += 1;
+        self.counters.history_reads.add(1);
+        let query = Query {
+            limit: options.limit.min(HISTORY_PAGE_MESSAGES),
+            since: options.since,
+            reverse: options.reverse,
+            bytes: self.settings.outbox_bytes / 2,
+            envelope_bytes: ENVELOPE_BYTES,
+        };
+        let receipt = Receipt {
+            shard: id.shard,
+            key: id.key,
+            generation: id.generation,
+            tag: Some(options.tag),
+            echo: false,
+        };
+        let read = Message::Read {
+            channel,
+            query,
+            receipt,
+        };
+        self.mesh.post(home, read);
+        Ok(())
+    }
+
+    /// A question for a history has its answer.
+    pub(super) fn has_read(&mut self, receipt: Receipt, page: Result<Page, usize>) {
+        let connection = ConnectionId {
+            shard: receipt.shard,
+            key: receipt.key,
+            generation: receipt.generation,
+        };
+        if !self.is_open(connection) {
+            return;
+        }
+        if let Some(unanswered) = self.reads.get_mut(&connection.key) {
+            *unanswered -= 1;
+            if *unanswered == 0 {
+                self.reads.remove(&connection.key);
+            }
+        }
+        self.events.push_back(Event::History {
+            connection,
+            page,
+            tag: receipt.tag.unwrap_or_default(),
+        });
+    }
+
+    pub(super) fn confirm(
+        &mut self,
+        connection: ConnectionId,
+        channel: u32,
+        position: Position,
+        tag: Bytes,
+        catch_up: Option<Box<CatchUp>>,
+    ) {
+        self.events.push_back(Event::Subscribed {
+            connection,
+            channel,
+            position,
+            tag,
+            catch_up,
+        });
+    }
+
+    pub(super) fn unsubscribe(&mut self, id: ConnectionId, name: &str) -> bool {
+        let Some(channel) = self.local.find(name) else {
+            return false;
+        };
+        // What was published before still arrives. It may be too much for this connection, which
+        // has left its channels then.
+        self.deliver_channel(channel);
+        let Some(connection) = self.get(id) else {
+            return false;
+        };
+        let Ok(at) = connection.channels.binary_search(&channel) else {
+            return false;
+        };
+        connection.channels.remove(at);
+        // Confirmed, but the handler has not heard of it yet.
+        for event in &mut self.events {
+            if let Event::Subscribed {
+                connection,
+                channel: confirmed,
+                tag,
+                ..
+            } = event
+                && (*connection, *confirmed) == (id, channel)
+            {
+                *event = Event::Abandoned {
+                    connection: id,
+                    channel: name.into(),
+                    tag: std::mem::take(tag),
+                };
+            }
+        }
+        for tag in self.local.abandon(channel, id.key) {
+            self.events.push_back(Event::Abandoned {
+                connection: id,
+                channel: name.into(),
+                tag,
+            });
+        }
+        let given_up = self.local.unsubscribe(channel, id.key);
+        self.give_up(given_up);
+        true
+    }
+
+    pub(super) fn give_up(&mut self, given_up: Option<GivenUp>) {
+        if let Some(GivenUp { home, name, serial }) = given_up {
+            let shard = self.shard;
+            self.mesh.post(
+                home,
+                Message::Disinterest {
+                    name,
+                    shard,
+                    serial,
+                },
+            );
+        }
+    }
+
+    pub(super) fn publish(
+        &mut self,
+        from: ConnectionId,
+        channel: &str,
+        publication: Publication,
+        options: PublishOptions,
+    ) -> Result<(), Refusal> {
+        if !self.is_open(from) {
+            return Err(Refusal::Closed);
+        }
+        let receipt = Receipt {
+            shard: from.shard,
+            key: from.key,
+            generation: from.generation,
+            tag: options.tag,
+            echo: !options.exclude_self,
+        };
+        self.post_publication(channel, publication, receipt)
+    }
+
+    /// Publishes on behalf of no connection.
+    pub(super) fn announce(
+        &mut self,
+        channel: &str,
+        publication: Publication,
+    ) -> Result<(), Refusal> {
+        // Nobody is to be told of it, and nobody is excluded, so no connection is looked up.
+        let receipt = Receipt {
+            shard: self.shard,
+            key: NOBODY,
+            generation: 0,
+            tag: None,
+            echo: true,
+        };
+        self.post_publication(channel, publication, receipt)
+    }
+
+    fn post_publication(
+        &mut self,
+        channel: &str,
+        publication: Publication,
+        receipt: Receipt,
+    ) -> Result<(), Refusal> {
+        let (home, channel) = self.local.route(channel);
+        if let Some(pending_bytes) = self.mesh.backlog(home) {
+            self.counters.publishes_refused.add(1);
+            return Err(Refusal::Busy { pending_bytes });
+        }
+        self.counters.publishes.add(1);
+        self.mesh.post(
+            home,
+            Message::Publish {
+                channel,
+                publication,
+                receipt,
+            },
+        );
+        Ok(())
+    }
+}
