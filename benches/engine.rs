@@ -182,7 +182,7 @@ impl Room {
     fn new(subscribers: u32) -> Self {
         let mut home = Home::new(1, 2, ChannelRules::new(&[]), 0);
         let mut local = Local::new(0, 1, 1);
-        let (channel, asked) = local.enter(CHANNEL);
+        let (channel, asked) = local.enter(CHANNEL, false);
         let (_, interest) = asked.expect("the first subscriber asks");
         local.join(channel, 0, Bytes::new());
         let (number, position) = home.interest(CHANNEL, interest);

@@ -27,8 +27,9 @@ pub mod app {
     pub use crate::shard::connection::ConnectionId;
     pub use crate::shard::core::CloseBy;
     pub use crate::shard::handler::{
-        Accept, Audience, Closed, Context, Endpoint, Handler, HistoryOptions, Kind, Message, Page,
-        PublishOptions, Published, Refusal, Since, SubscribeOptions, Subscribed,
+        Accept, Audience, Closed, Context, Counts, Endpoint, Handler, HistoryOptions, Kind,
+        MembersOptions, MembersPage, Message, Page, PresenceEvent, PublishOptions, Published,
+        Refusal, Since, SubscribeOptions, Subscribed,
     };
     pub use crate::wire::close::CloseCode;
     pub use crate::wire::upgrade::{Rejection, Request, write_response};

@@ -21,6 +21,8 @@ mod history;
 mod messages;
 #[path = "integration/places.rs"]
 mod places;
+#[path = "integration/presence.rs"]
+mod presence;
 #[path = "integration/process.rs"]
 mod process;
 #[path = "integration/raw.rs"]

@@ -52,6 +52,8 @@ fn channel_of<'a>(command: &'a Command<'_>) -> Option<&'a str> {
         Command::Subscribe { channel, .. }
         | Command::Unsubscribe { channel }
         | Command::History { channel, .. }
+        | Command::Presence { channel, .. }
+        | Command::PresenceStats { channel }
         | Command::Publish { channel, .. } => Some(channel),
         Command::Connect
         | Command::Direct { .. }
@@ -129,6 +131,16 @@ fn accepted(text: &[u8], envelope: &Envelope<'_>, channel_name_bytes: usize) {
             }
             "history"
         }
+        Command::Presence { cursor, limit, .. } => {
+            if *cursor != 0 {
+                sees("cursor", (*cursor).into());
+            }
+            if *limit != 100 {
+                sees("limit", (*limit).into());
+            }
+            "presence"
+        }
+        Command::PresenceStats { .. } => "presence_stats",
         Command::Direct { to, data } => {
             assert!((1..=128).contains(&to.len()));
             sees("to", to.as_str().into());

@@ -20,6 +20,8 @@ pub struct ChannelRule {
     pub data_bytes: Option<usize>,
     /// What is kept of a channel's messages.
     pub history: HistoryRule,
+    /// Who is there.
+    pub presence: PresenceRule,
 }
 
 /// Who may do what with a channel.
@@ -31,6 +33,8 @@ pub struct Allow {
     pub publish: Access,
     /// Ask for its history, and for what was missed. Default everyone.
     pub history: Access,
+    /// Ask who is there. Default everyone. Events tell all subscribers who comes and goes.
+    pub presence: Access,
 }
 
 /// Who may do something.
@@ -62,6 +66,20 @@ pub struct HistoryRule {
     pub last_on_subscribe: bool,
 }
 
+/// Who is subscribed to a channel, and what its subscribers are told about that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PresenceRule {
+    /// Whether it is known who is there. Default false.
+    pub enabled: bool,
+    /// Whether subscribers are told who comes and who goes. Takes `enabled`. Default false.
+    pub events: bool,
+    /// With more members than this (users, and connections without one), subscribers are told how many
+    /// there are instead, from time to time. Default 100.
+    pub events_max_members: u32,
+    /// How often they are told that, in milliseconds, from a second to an hour. Default 5,000.
+    pub counts_interval_ms: u32,
+}
+
 impl Default for ChannelRule {
     fn default() -> ChannelRule {
         ChannelRule {
@@ -70,6 +88,7 @@ impl Default for ChannelRule {
                 subscribe: Access::Everyone,
                 publish: Access::Everyone,
                 history: Access::Everyone,
+                presence: Access::Everyone,
             },
             publish_needs_subscription: false,
             echo: true,
@@ -78,6 +97,12 @@ impl Default for ChannelRule {
                 size: limits::HISTORY_SIZE.default() as u32,
                 ttl_ms: limits::HISTORY_TTL_MS.default() as u32,
                 last_on_subscribe: false,
+            },
+            presence: PresenceRule {
+                enabled: false,
+                events: false,
+                events_max_members: limits::PRESENCE_EVENTS_MAX_MEMBERS.default() as u32,
+                counts_interval_ms: limits::PRESENCE_COUNTS_INTERVAL_MS.default() as u32,
             },
         }
     }

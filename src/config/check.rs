@@ -276,4 +276,24 @@ fn inside(
             "there is no last message without history; set history.size to at least 1".into(),
         );
     }
+    if rule.presence.events && sound("presence.events") {
+        if !rule.presence.enabled && sound("presence.enabled") {
+            wrong(
+                Place::Rule(index, "presence.events"),
+                "nobody knows who comes and goes without presence; set presence.enabled to true"
+                    .into(),
+            );
+        }
+        let told = &rule.allow.presence;
+        let narrower = *told != Access::Everyone && *told != rule.allow.subscribe;
+        if narrower && sound("allow.presence") && sound("allow.subscribe") {
+            wrong(
+                Place::Rule(index, "presence.events"),
+                "all subscribers would be told who comes and goes, also those who may not ask \
+                 (allow.presence); switch the events off, or make allow.presence everyone or the same as \
+                 allow.subscribe"
+                    .into(),
+            );
+        }
+    }
 }

@@ -158,6 +158,9 @@ pub const MAX_TRUSTED_PEERS: usize = 64;
 /// names a device or a log by mistake must not fill the memory.
 pub const MAX_CONFIG_FILE_BYTES: u64 = MIB;
 
+/// Users that one answer names of a channel's members: more are read in several pages.
+pub const PRESENCE_PAGE_MEMBERS: usize = 1000;
+
 /// Messages that one answer gives of a channel's history. Each is some 100 bytes on its way from the
 /// home shard, whatever its data; who wants more asks again.
 pub const HISTORY_PAGE_MESSAGES: usize = 1000;
@@ -377,6 +380,26 @@ pub const HISTORY_TTL_MS: Bound = Bound::new(
      run for 30 days without an update",
 );
 
+/// `channels.presence.events_max_members`.
+pub const PRESENCE_EVENTS_MAX_MEMBERS: Bound = Bound::new(
+    Unit::Count,
+    100,
+    1,
+    1_000_000,
+    "everybody is told of everybody: as many members that come within a minute are their square in \
+     frames, 10,000 for 100 members, and nobody reads the names of more",
+);
+
+/// `channels.presence.counts_interval_ms`.
+pub const PRESENCE_COUNTS_INTERVAL_MS: Bound = Bound::new(
+    Unit::Milliseconds,
+    5 * SECOND_MS,
+    SWEEP_MS,
+    HOUR_MS,
+    "a number of viewers that is 5 s old is new enough. The sweep comes by once a second, so less \
+     cannot be kept",
+);
+
 /// `history.shard_bytes`.
 pub const HISTORY_SHARD_BYTES: Bound = Bound::new(
     Unit::Bytes,
@@ -460,7 +483,7 @@ pub const RING_MIN_WAIT_US: Bound = Bound::new(
 // ---- Relations -------------------------------------------------------------------------------
 
 /// Every bound that is a setting, for the assertions below.
-const ALL: [&Bound; 27] = [
+const ALL: [&Bound; 29] = [
     &SHARDS,
     &HEARTBEAT_INTERVAL_MS,
     &HEARTBEAT_TIMEOUT_MS,
@@ -481,6 +504,8 @@ const ALL: [&Bound; 27] = [
     &CHANNEL_DATA_BYTES,
     &HISTORY_SIZE,
     &HISTORY_TTL_MS,
+    &PRESENCE_EVENTS_MAX_MEMBERS,
+    &PRESENCE_COUNTS_INTERVAL_MS,
     &HISTORY_SHARD_BYTES,
     &RING_ENTRIES,
     &RING_COMPLETION_ENTRIES,

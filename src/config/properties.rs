@@ -165,7 +165,12 @@ fn rules() -> impl Strategy<Value = Vec<ChannelRule>> {
             }
             if !rule.pattern.ends_with('*') {
                 let allow = &mut rule.allow;
-                for who in [&mut allow.subscribe, &mut allow.publish, &mut allow.history] {
+                for who in [
+                    &mut allow.subscribe,
+                    &mut allow.publish,
+                    &mut allow.history,
+                    &mut allow.presence,
+                ] {
                     if *who == Access::Named {
                         *who = Access::Nobody;
                     }
@@ -174,6 +179,10 @@ fn rules() -> impl Strategy<Value = Vec<ChannelRule>> {
             let most = Config::default().client.message_bytes;
             rule.data_bytes = rule.data_bytes.map(|bytes| bytes.min(most));
             rule.history.last_on_subscribe &= rule.history.size > 0;
+            rule.presence.events &= rule.presence.enabled;
+            if rule.presence.events {
+                rule.allow.presence = rule.allow.subscribe.clone();
+            }
             rules.push(rule);
         }
         rules

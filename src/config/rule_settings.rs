@@ -99,6 +99,14 @@ pub const RULE_SETTINGS: &[Setting<ChannelRule>] = &[
         "Who may ask for the channel's history, and for what was missed.",
     ),
     setting!(
+        "allow.presence",
+        allow.presence,
+        Kind::Access { named: true },
+        None,
+        None,
+        "Who may ask who is in the channel. With presence.events, all subscribers hear who comes and goes.",
+    ),
+    setting!(
         "publish_needs_subscription",
         publish_needs_subscription,
         Kind::Switch,
@@ -146,6 +154,40 @@ pub const RULE_SETTINGS: &[Setting<ChannelRule>] = &[
         None,
         None,
         "Whether a new subscriber gets the channel's last message. Takes a history.size of at least 1.",
+    ),
+    setting!(
+        "presence.enabled",
+        presence.enabled,
+        Kind::Switch,
+        None,
+        None,
+        "Whether it is known who is in the channel: its subscribers, by user. Costs the channel's home \
+         shard some 60 bytes per user and channel, and a message per subscription that begins or ends.",
+    ),
+    setting!(
+        "presence.events",
+        presence.events,
+        Kind::Switch,
+        None,
+        None,
+        "Whether subscribers are told which users come and go. Takes presence.enabled.",
+    ),
+    setting!(
+        "presence.events_max_members",
+        presence.events_max_members,
+        Kind::Number(&limits::PRESENCE_EVENTS_MAX_MEMBERS),
+        None,
+        None,
+        "In channels with more members (users, and connections without one), subscribers are told how \
+         many there are instead.",
+    ),
+    setting!(
+        "presence.counts_interval_ms",
+        presence.counts_interval_ms,
+        Kind::Number(&limits::PRESENCE_COUNTS_INTERVAL_MS),
+        None,
+        None,
+        "How often they are told, as long as it changes.",
     ),
 ];
 

@@ -356,6 +356,32 @@ fn unreachable_rules_name_what_comes_first() {
 }
 
 #[test]
+fn events_tell_nobody_more_than_may_be_asked() {
+    let rule = |settings: &str| format!("[[channels]]\nmatch = \"a*\"\n{settings}{LAST}");
+    let wrong = "presence.events = true\nallow.presence = [\"42\"]\n";
+    expect(
+        &load_text(&rule(wrong)).unwrap_err(),
+        &[
+            (
+                "3:19: channels[0].presence.events: ",
+                "set presence.enabled to true",
+            ),
+            (
+                "3:19: channels[0].presence.events: ",
+                "all subscribers would be told who comes and goes",
+            ),
+        ],
+    );
+    for good in [
+        "presence.enabled = true\npresence.events = true\n",
+        "presence = { enabled = true, events = true }\nallow.presence = \"authenticated\"\nallow.subscribe = \"authenticated\"\n",
+        "presence.enabled = true\nallow.presence = \"nobody\"\n",
+    ] {
+        assert!(load_text(&rule(good)).is_ok(), "{good}");
+    }
+}
+
+#[test]
 fn settings_of_one_rule_agree() {
     let text = format!(
         "[[channels]]\n\

@@ -2,6 +2,7 @@
 //! shards listen.
 
 use super::history::{self, Histories, History, Page, Query, Since, Time};
+use super::presence::{Counts, MembersPage, Presence, PresenceEvent};
 use super::rules::{ChannelRules, RuleNumber};
 use super::{Delivery, Names, Position, Publication};
 use smallvec::SmallVec;
@@ -35,6 +36,8 @@ struct Channel {
     rule: RuleNumber,
     /// What is kept of its messages. A channel that keeps some is not forgotten.
     history: Option<Box<History>>,
+    /// Who is there, where the rule says so: somebody at least.
+    presence: Option<Box<Presence>>,
 }
 
 impl Channel {
@@ -76,6 +79,9 @@ pub struct Home {
     random: u64,
     rules: ChannelRules,
     histories: Histories,
+    /// Channels with new counts of members that their subscribers will be told.
+    recounted: Vec<u32>,
+    seed: u64,
 }
 
 impl Home {
@@ -89,6 +95,8 @@ impl Home {
             random: random | 1,
             histories: Histories::new(rules.len(), history_bytes),
             rules,
+            recounted: Vec::new(),
+            seed,
         }
     }
 
@@ -127,6 +135,89 @@ impl Home {
                 .retain(|other| other.shard != shard || other.serial != serial);
         }
         self.queue_if_idle(key, now_ms);
+    }
+
+    /// A subscriber has come, or has gone. Returns what the channel's subscribers are to be told.
+    pub fn member(&mut self, key: u32, user: Option<&str>, joined: bool) -> Option<PresenceEvent> {
+        let channel = self.channels.get_mut(key)?;
+        let rule = &self.rules.get(channel.rule).presence;
+        let seed = self.seed;
+        let presence = channel
+            .presence
+            .get_or_insert_with(|| Box::new(Presence::new(seed)));
+        let news = match joined {
+            true => presence.join(user),
+            false => presence.leave(user),
+        };
+        let counts = presence.counts();
+        let mut event = None;
+        if rule.events && counts.members() <= rule.events_max_members {
+            if let Some(user) = user.filter(|_| news) {
+                event = Some(match joined {
+                    true => PresenceEvent::Join(user.into()),
+                    false => PresenceEvent::Leave(user.into()),
+                });
+            }
+        } else if rule.events && !presence.changed {
+            presence.changed = true;
+            self.recounted.push(key);
+        }
+        if counts.connections == 0 {
+            channel.presence = None;
+        }
+        event
+    }
+
+    /// The channels whose subscribers are to be told how many they are by now: calls `tell` with each.
+    pub fn recount(&mut self, now_ms: u64, mut tell: impl FnMut(&[Interest], Counts)) {
+        let Self {
+            channels,
+            recounted,
+            rules,
+            ..
+        } = self;
+        recounted.retain(|&key| {
+            let Some(channel) = channels.get_mut(key) else {
+                return false;
+            };
+            // Where nobody is left, nobody is told; and the number may be another channel's by now.
+            let Some(presence) = &mut channel.presence else {
+                return false;
+            };
+            if !presence.changed {
+                return false;
+            }
+            let interval_ms = rules.get(channel.rule).presence.counts_interval_ms;
+            if now_ms.saturating_sub(presence.told_ms) < interval_ms.into() {
+                return true;
+            }
+            presence.changed = false;
+            presence.told_ms = now_ms;
+            tell(&channel.interested, presence.counts());
+            false
+        });
+    }
+
+    /// Some of a channel's members; `None` when there is no such channel. Nobody is there where presence
+    /// is off.
+    #[must_use]
+    pub fn members(&self, key: u32, from: u32, limit: usize) -> Option<MembersPage> {
+        let channel = self.channels.get(key)?;
+        let page = |presence: &Presence| presence.page(from, limit);
+        let nobody = MembersPage {
+            limit,
+            ..MembersPage::default()
+        };
+        Some(channel.presence.as_deref().map_or(nobody, page))
+    }
+
+    /// The number of a channel that is known here.
+    #[must_use]
+    pub fn find(&self, channel: &ChannelRef) -> Option<u32> {
+        match channel {
+            ChannelRef::Number(key) => Some(*key),
+            ChannelRef::Name(name) => self.channels.find(name),
+        }
     }
 
     /// The position of a channel.
@@ -355,6 +446,7 @@ impl Home {
                 queued: false,
                 rule,
                 history: None,
+                presence: None,
             },
         )
     }

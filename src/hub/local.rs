@@ -21,6 +21,8 @@ pub struct Waiting {
     /// The question to the home shard whose answer it waits for: what it missed, or the last message.
     /// `None`: it waits for the channel to become live.
     question: Option<u32>,
+    /// With this it has become a subscriber.
+    pub joined: bool,
 }
 
 /// A part of a turn's frames that one connection does not get: what it published itself with
@@ -41,6 +43,8 @@ pub struct Channel {
     home: u16,
     serial: u32,
     live: Option<(u32, Position)>,
+    /// Whether the home wants to know who the subscribers are.
+    presence: bool,
     subscribers: Subscribers,
     waiting: Vec<Waiting>,
     /// What this turn brought.
@@ -156,8 +160,9 @@ impl Local {
     }
 
     /// The number of a channel that somebody is about to subscribe to, and, when nobody here is
-    /// subscribed to it yet, what to tell its home shard.
-    pub fn enter(&mut self, name: &str) -> (u32, Option<(u16, Interest)>) {
+    /// subscribed to it yet, what to tell its home shard. `presence`: whether the home wants to know who
+    /// subscribes to this channel.
+    pub fn enter(&mut self, name: &str, presence: bool) -> (u32, Option<(u16, Interest)>) {
         if let Some(number) = self.channels.find(name) {
             return (number, None);
         }
@@ -167,6 +172,7 @@ impl Local {
         let channel = Channel {
             home,
             serial,
+            presence,
             ..Channel::default()
         };
         let number = self.channels.insert(name, channel);
@@ -208,6 +214,7 @@ impl Local {
             key,
             tag,
             question: Some(question),
+            joined: false,
         });
         let interest = Interest {
             shard: self.shard,
@@ -233,6 +240,7 @@ impl Local {
                     key,
                     tag,
                     question: None,
+                    joined: false,
                 });
                 None
             }
@@ -289,12 +297,12 @@ impl Local {
             .filter(|waiting| waiting.question.is_some())
             .map(|waiting| waiting.key)
             .collect();
-        let confirmed: Vec<Waiting> = channel
+        let mut confirmed: Vec<Waiting> = channel
             .waiting
             .extract_if(.., |waiting| !asking.contains(&waiting.key))
             .collect();
-        for subscriber in &confirmed {
-            channel.subscribers.insert(subscriber.key);
+        for subscriber in &mut confirmed {
+            subscriber.joined = channel.subscribers.insert(subscriber.key);
         }
         confirmed
     }
@@ -326,11 +334,41 @@ impl Local {
             channel.turn.frames.is_empty(),
             "pending frames go to earlier subscribers"
         );
-        channel.subscribers.insert(key);
-        channel
+        let mut joined = channel.subscribers.insert(key);
+        let mut waiting: Vec<Waiting> = channel
             .waiting
             .extract_if(.., |waiting| waiting.key == key)
-            .collect()
+            .collect();
+        for one in &mut waiting {
+            one.joined = std::mem::take(&mut joined);
+        }
+        waiting
+    }
+
+    /// Whom to tell that somebody has become a subscriber of a channel, or is one no longer: its home,
+    /// and the channel's number there. `None` when nobody wants to know.
+    #[must_use]
+    pub fn presence(&self, number: u32) -> Option<(u16, u32)> {
+        let channel = self.channels.get(number)?;
+        let (home_number, _) = channel.live?;
+        channel.presence.then_some((channel.home, home_number))
+    }
+
+    /// Whether a connection is a subscriber of a channel, not only about to be one.
+    #[must_use]
+    pub fn is_subscriber(&self, number: u32, key: u32) -> bool {
+        self.channels
+            .get(number)
+            .is_some_and(|channel| channel.subscribers.contains(key))
+    }
+
+    /// The channels whose homes want to know who their subscribers are: home, number there, subscribers.
+    #[cfg(test)]
+    pub(crate) fn with_presence(&self) -> impl Iterator<Item = (u16, u32, &Subscribers)> {
+        self.channels.values().filter_map(|channel| {
+            let (home_number, _) = channel.live.filter(|_| channel.presence)?;
+            Some((channel.home, home_number, &channel.subscribers))
+        })
     }
 
     /// A message from the home: notes the channel's new position, puts the channel on the list of
@@ -353,6 +391,18 @@ impl Local {
             "the home's messages come in order, without gaps"
         );
         position.offset = offset;
+        if channel.turn.frames.is_empty() {
+            self.touched.push(number);
+        }
+        Some((name, channel))
+    }
+
+    /// Something from the home besides a message: as [`Self::receive`], without an offset.
+    pub fn touch(&mut self, number: u32, serial: u32) -> Option<(&str, &mut Channel)> {
+        let (name, channel) = self.channels.entry_mut(number)?;
+        if channel.serial != serial || channel.live.is_none() {
+            return None;
+        }
         if channel.turn.frames.is_empty() {
             self.touched.push(number);
         }
@@ -400,7 +450,7 @@ mod tests {
     type Subscribed = (Option<Interest>, Option<Position>);
 
     fn subscribe(local: &mut Local, key: u32) -> (u32, Subscribed) {
-        let (number, ask) = local.enter("c");
+        let (number, ask) = local.enter("c", false);
         let position = local.join(number, key, Bytes::from_static(b"1"));
         (number, (ask.map(|(_, interest)| interest), position))
     }

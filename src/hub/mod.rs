@@ -14,6 +14,7 @@ pub mod history;
 pub mod home;
 pub mod local;
 mod names;
+pub mod presence;
 pub mod rules;
 pub mod subscribers;
 pub mod users;

@@ -92,6 +92,12 @@ impl<T> Names<T> {
         self.values.get(key as usize).map(|named| &*named.name)
     }
 
+    /// All values.
+    #[cfg(test)]
+    pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
+        self.values.iter().map(|(_, named)| &named.value)
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -67,6 +67,15 @@ impl Subscribers {
         }
     }
 
+    /// Whether a key is there.
+    #[must_use]
+    pub fn contains(&self, key: u32) -> bool {
+        match self {
+            Self::Few(keys) => keys.binary_search(&key).is_ok(),
+            Self::Many(bitmap) => bitmap.contains(key),
+        }
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -113,6 +122,7 @@ mod tests {
                     prop_assert_eq!(set.remove(key), model.remove(&key));
                 }
                 prop_assert_eq!(set.len(), model.len());
+                prop_assert_eq!(set.contains(key), insert);
                 prop_assert_eq!(set.is_empty(), model.is_empty());
             }
             let mut seen = Vec::new();

@@ -3,6 +3,7 @@
 use crate::hub::directory::UserHash;
 use crate::hub::history::{Page, Query};
 use crate::hub::home::{CatchUp, ChannelRef, Interest};
+use crate::hub::presence::{Member, MembersPage, PresenceEvent};
 use crate::hub::{Delivery, Position, Publication};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -72,6 +73,40 @@ pub enum Message {
         question: u32,
         /// The answer.
         catch_up: CatchUp,
+    },
+    /// To a home that wants to know: a subscriber has come, or has gone.
+    Member {
+        /// The channel's number at its home.
+        channel: u32,
+        /// The user that the subscriber belongs to, if any.
+        user: Option<Box<str>>,
+        /// Whether it has come.
+        joined: bool,
+    },
+    /// From a home: what a channel's subscribers are told about its members.
+    Presence {
+        /// The interest of the receiving shard.
+        interest: Interest,
+        /// What happened.
+        event: PresenceEvent,
+    },
+    /// To a home: who is in a channel?
+    ReadMembers {
+        /// The channel.
+        channel: ChannelRef,
+        /// Where the page begins.
+        from: u32,
+        /// Users at most.
+        limit: usize,
+        /// For whom.
+        receipt: Receipt,
+    },
+    /// From a home: who is there.
+    HasReadMembers {
+        /// For whom.
+        receipt: Receipt,
+        /// Who, or, because its shard does not keep up, how many bytes wait for that.
+        page: Result<MembersPage, usize>,
     },
     /// To a home: read a channel's history.
     Read {
@@ -222,7 +257,22 @@ impl Message {
                 Self::Recovered { catch_up, .. } => deliveries(&catch_up.messages),
                 Self::Read {
                     channel, receipt, ..
+                }
+                | Self::ReadMembers {
+                    channel, receipt, ..
                 } => reference(channel) + tag(receipt),
+                Self::Member { user, .. } => user.as_ref().map_or(0, |user| user.len()),
+                Self::Presence { event, .. } => match event {
+                    PresenceEvent::Join(user) | PresenceEvent::Leave(user) => user.len(),
+                    PresenceEvent::Counts(_) => 0,
+                },
+                Self::HasReadMembers { receipt, page } => {
+                    let member = |(user, _): &Member| size_of::<Member>() + user.len();
+                    let page = page
+                        .as_ref()
+                        .map_or(0, |page| page.members.iter().map(member).sum());
+                    page + tag(receipt)
+                }
                 Self::HasRead { receipt, page } => {
                     let messages = page.as_ref().map_or(0, |page| deliveries(&page.messages));
                     messages + tag(receipt)

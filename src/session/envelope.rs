@@ -15,6 +15,12 @@ use std::fmt::Write as _;
 /// Messages that a `history` without a `limit` gives at most.
 const DEFAULT_HISTORY_LIMIT: usize = 100;
 
+/// Users that a `presence` without a `limit` names at most.
+const DEFAULT_PRESENCE_LIMIT: usize = 100;
+
+/// What a `limit` is.
+const LIMIT: &str = "\"limit\" must be a whole number";
+
 /// Longest `id` that is given back, in bytes as written.
 pub const MAX_ID_BYTES: usize = 256;
 
@@ -68,6 +74,20 @@ pub enum Command<'a> {
         since: Option<Since>,
         /// The newest first.
         reverse: bool,
+    },
+    /// Who is in a channel?
+    Presence {
+        /// The channel's name.
+        channel: Cow<'a, str>,
+        /// Where the page begins.
+        cursor: u32,
+        /// Users at most.
+        limit: usize,
+    },
+    /// How many are in a channel?
+    PresenceStats {
+        /// The channel's name.
+        channel: Cow<'a, str>,
     },
     /// Is anybody there?
     Ping,
@@ -123,6 +143,8 @@ struct Raw<'a> {
     since: Option<&'a RawValue>,
     #[serde(borrow)]
     reverse: Option<&'a RawValue>,
+    #[serde(borrow)]
+    cursor: Option<&'a RawValue>,
 }
 
 /// A place in a channel, as a client writes it.
@@ -154,7 +176,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
 }
 
 /// Types that the protocol knows and this server has no use for yet.
-const NOT_AVAILABLE: [&str; 4] = ["auth", "presence", "presence_stats", "request"];
+const NOT_AVAILABLE: [&str; 2] = ["auth", "request"];
 
 /// Parses one message. `channel_name_bytes` is the longest channel name allowed.
 ///
@@ -209,7 +231,8 @@ pub fn parse<'a>(text: &'a [u8], channel_name_bytes: usize) -> Result<Envelope<'
         "connect" => Command::Connect,
         "ping" => Command::Ping,
         "pong" => Command::Pong,
-        "subscribe" | "unsubscribe" | "publish" | "message" | "history" => {
+        "subscribe" | "unsubscribe" | "publish" | "message" | "history" | "presence"
+        | "presence_stats" => {
             channel(raw.channel.clone())?;
             let name = raw.channel.unwrap_or_default();
             match &*kind {
@@ -231,8 +254,19 @@ pub fn parse<'a>(text: &'a [u8], channel_name_bytes: usize) -> Result<Envelope<'
                     }
                 }
                 "unsubscribe" => Command::Unsubscribe { channel: name },
+                "presence" => {
+                    let limit = field(raw.limit, id, LIMIT)?;
+                    let expected = "\"cursor\" must be the \"next\" of an earlier answer";
+                    let cursor = field(raw.cursor, id, expected)?;
+                    Command::Presence {
+                        channel: name,
+                        cursor: cursor.unwrap_or(0),
+                        limit: limit.unwrap_or(DEFAULT_PRESENCE_LIMIT),
+                    }
+                }
+                "presence_stats" => Command::PresenceStats { channel: name },
                 "history" => {
-                    let limit = field(raw.limit, id, "\"limit\" must be a whole number")?;
+                    let limit = field(raw.limit, id, LIMIT)?;
                     let expected = "\"since\" must be an object with an \"offset\", and an \"epoch\" if it is known";
                     let since: Option<Place> = field(raw.since, id, expected)?;
                     let reverse = field(raw.reverse, id, "\"reverse\" must be true or false")?;
@@ -270,7 +304,7 @@ pub fn parse<'a>(text: &'a [u8], channel_name_bytes: usize) -> Result<Envelope<'
                 return Err(refuse(
                     "unknown_type",
                     format!(
-                        "\"type\" {shown:?} is none of connect, subscribe, unsubscribe, publish, message, direct, broadcast, history, ping, pong"
+                        "\"type\" {shown:?} is none of connect, subscribe, unsubscribe, publish, message, direct, broadcast, history, presence, presence_stats, ping, pong"
                     ),
                 ));
             }
@@ -370,8 +404,25 @@ mod tests {
         );
         assert_eq!(ok(r#"{"type":"connect","id":null}"#).id, None);
         assert_eq!(
-            ok(r#"{"type":"presence","channel":"c"}"#).command,
-            Command::NotAvailable { kind: "presence" }
+            ok(r#"{"type":"auth","token":"c"}"#).command,
+            Command::NotAvailable { kind: "auth" }
+        );
+        let presence = |cursor, limit| Command::Presence {
+            channel: "c".into(),
+            cursor,
+            limit,
+        };
+        let asked = r#"{"type":"presence","channel":"c","cursor":7,"limit":5}"#;
+        assert_eq!(ok(asked).command, presence(7, 5));
+        let asked = r#"{"type":"presence","channel":"c"}"#;
+        assert_eq!(ok(asked).command, presence(0, 100));
+        let wrong = r#"{"type":"presence","channel":"c","cursor":null,"limit":"5"}"#;
+        assert_eq!(refused(wrong), "invalid_message");
+        assert_eq!(
+            ok(r#"{"type":"presence_stats","channel":"c"}"#).command,
+            Command::PresenceStats {
+                channel: "c".into()
+            }
         );
     }
 

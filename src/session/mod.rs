@@ -14,8 +14,9 @@ use crate::hub::rules::ChannelRules;
 use crate::hub::{Position, Publication};
 use crate::shard::connection::ConnectionId;
 use crate::shard::handler::{
-    Accept, Audience, Closed, Context, Endpoint, Handler, HistoryOptions, Kind, Message, Page,
-    PublishOptions, Published, Refusal, SubscribeOptions, Subscribed,
+    Accept, Audience, Closed, Context, Counts, Endpoint, Handler, HistoryOptions, Kind,
+    MembersOptions, MembersPage, Message, Page, PresenceEvent, PublishOptions, Published, Refusal,
+    SubscribeOptions, Subscribed,
 };
 use crate::wire::close::CloseCode;
 use crate::wire::upgrade::{Rejection, Request};
@@ -180,6 +181,17 @@ impl Session {
                     self.refuse(context, from, refusal, id);
                 }
             }
+            Command::Presence {
+                channel,
+                cursor,
+                limit,
+            } => {
+                // Nobody is 0: that would only count.
+                self.ask_who(context, from, &channel, cursor, limit.max(1), id);
+            }
+            Command::PresenceStats { channel } => {
+                self.ask_who(context, from, &channel, 0, 0, id);
+            }
             Command::Direct { to, data } => {
                 if !access::allows(&self.direct, context.user(from), "") {
                     return self.forbid(context, from, "send direct messages", id);
@@ -233,6 +245,35 @@ impl Session {
                 let error = format!("this server does not serve \"{kind}\"");
                 self.error(context, from, "not_available", &error, id);
             }
+        }
+    }
+
+    /// Asks who is in a channel (`limit` 0: how many), if that is known and this connection may.
+    fn ask_who(
+        &mut self,
+        context: &mut Context<'_>,
+        from: ConnectionId,
+        channel: &str,
+        cursor: u32,
+        limit: usize,
+        id: Option<&str>,
+    ) {
+        let rule = self.rules.of(channel);
+        if !access::allows(&rule.allow.presence, context.user(from), channel) {
+            let what = format!("ask who is in {channel:?}");
+            return self.forbid(context, from, &what, id);
+        }
+        if !rule.presence.enabled {
+            let error = format!("there is no presence in {channel:?}");
+            return self.error(context, from, "not_available", &error, id);
+        }
+        let options = MembersOptions {
+            tag: Bytes::copy_from_slice(id.unwrap_or_default().as_bytes()),
+            from: cursor,
+            limit,
+        };
+        if let Err(refusal) = context.read_members(from, channel, options) {
+            self.refuse(context, from, refusal, id);
         }
     }
 
@@ -481,6 +522,25 @@ impl Handler for Session {
         });
     }
 
+    fn members(
+        &mut self,
+        context: &mut Context<'_>,
+        connection: ConnectionId,
+        page: &MembersPage,
+        tag: &Bytes,
+    ) {
+        self.answer(context, connection, |out| {
+            out.extend_from_slice(b"{\"type\":\"response\"");
+            write_id(out, tag);
+            out.extend_from_slice(b",\"data\":{");
+            write_counts(out, page.counts);
+            if page.limit > 0 {
+                write_members(out, page);
+            }
+            out.extend_from_slice(b"}}");
+        });
+    }
+
     fn sent(
         &mut self,
         context: &mut Context<'_>,
@@ -514,6 +574,30 @@ impl Handler for Session {
         payload.push(b',');
         let publication = message.publication;
         write_message(payload, publication, message.offset, message.timestamp_ms);
+        payload.push(b'}');
+        Kind::Text
+    }
+
+    fn encode_presence(
+        &mut self,
+        channel: &str,
+        event: &PresenceEvent,
+        payload: &mut Vec<u8>,
+    ) -> Kind {
+        payload.extend_from_slice(match event {
+            PresenceEvent::Join(_) => b"{\"type\":\"join\",\"channel\":".as_slice(),
+            PresenceEvent::Leave(_) => b"{\"type\":\"leave\",\"channel\":",
+            PresenceEvent::Counts(_) => b"{\"type\":\"presence_stats\",\"channel\":",
+        });
+        write_string(payload, channel);
+        payload.push(b',');
+        match event {
+            PresenceEvent::Join(user) | PresenceEvent::Leave(user) => {
+                payload.extend_from_slice(b"\"user_id\":");
+                write_string(payload, user);
+            }
+            PresenceEvent::Counts(counts) => write_counts(payload, *counts),
+        }
         payload.push(b'}');
         Kind::Text
     }
@@ -568,6 +652,35 @@ fn write_message(out: &mut Vec<u8>, publication: &Publication, offset: u64, time
     write_integer(out, offset);
     out.extend_from_slice(b",\"timestamp\":");
     write_seconds(out, timestamp_ms);
+}
+
+fn write_counts(out: &mut Vec<u8>, counts: Counts) {
+    out.extend_from_slice(b"\"users\":");
+    write_integer(out, u64::from(counts.users));
+    out.extend_from_slice(b",\"anonymous\":");
+    write_integer(out, u64::from(counts.anonymous));
+    out.extend_from_slice(b",\"connections\":");
+    write_integer(out, u64::from(counts.connections));
+}
+
+fn write_members(out: &mut Vec<u8>, page: &MembersPage) {
+    out.extend_from_slice(b",\"members\":[");
+    for (at, (user, connections)) in page.members.iter().enumerate() {
+        let begin: &[u8] = match at {
+            0 => b"{\"user_id\":",
+            _ => b",{\"user_id\":",
+        };
+        out.extend_from_slice(begin);
+        write_string(out, user);
+        out.extend_from_slice(b",\"connections\":");
+        write_integer(out, u64::from(*connections));
+        out.push(b'}');
+    }
+    out.extend_from_slice(b"],\"next\":");
+    match page.next {
+        Some(next) => write_integer(out, u64::from(next)),
+        None => out.extend_from_slice(b"null"),
+    }
 }
 
 fn write_position(out: &mut Vec<u8>, position: Position) {

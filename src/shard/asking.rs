@@ -2,13 +2,14 @@
 //! users. All of it ends in a message to the shard that decides, or in an event for the handler.
 
 use super::connection::ConnectionId;
-use super::core::{Core, ENVELOPE_BYTES, Event, NOBODY};
-use super::handler::{HistoryOptions, Page, PublishOptions, Refusal, SubscribeOptions};
-use crate::config::limits::HISTORY_PAGE_MESSAGES;
+use super::core::{Answer, Core, ENVELOPE_BYTES, Event, NOBODY};
+use super::handler::{HistoryOptions, MembersOptions, PublishOptions, Refusal, SubscribeOptions};
+use crate::config::limits::{HISTORY_PAGE_MESSAGES, PRESENCE_PAGE_MEMBERS};
 use crate::hub::directory::UserHash;
 use crate::hub::history::Query;
-use crate::hub::home::CatchUp;
+use crate::hub::home::{CatchUp, ChannelRef};
 use crate::hub::local::GivenUp;
+use crate::hub::users::NOBODY as NO_USER;
 use crate::hub::{Position, Publication};
 use crate::mesh::{BROADCASTING_SHARD, Message, Receipt};
 use bytes::Bytes;
@@ -31,7 +32,11 @@ impl Core {
         }
     }
 
+    /// A connection of a user ends.
     pub(super) fn user_leaves(&mut self, number: u32, key: u32) {
+        if let Some(connection) = self.connections.get_mut(key as usize) {
+            connection.user = NO_USER;
+        }
         let Some(name) = self.users.name(number) else {
             return;
         };
@@ -140,13 +145,15 @@ impl Core {
         if connection.channels.len() >= limit {
             return Err(Refusal::TooManyChannels { limit });
         }
-        let asks = recover.is_some() || self.rules.of(name).history.last_on_subscribe;
+        let rule = self.rules.of(name);
+        let asks = recover.is_some() || rule.history.last_on_subscribe;
+        let presence = rule.presence.enabled;
         if (asks || known.is_none())
             && let Some(pending_bytes) = self.mesh.backlog(self.local.home_of(name))
         {
             return Err(Refusal::Busy { pending_bytes });
         }
-        let (channel, interest) = self.local.enter(name);
+        let (channel, interest) = self.local.enter(name, presence);
         if let Some((home, interest)) = interest {
             let name = name.into();
             self.mesh.post(home, Message::Interest { name, interest });
@@ -157,6 +164,7 @@ impl Core {
         }
         if !asks {
             if let Some(position) = self.local.join(channel, id.key, tag.clone()) {
+                self.member(channel, id.key, true);
                 self.confirm(id, channel, position, tag, None);
             }
         } else if let Some((home, channel, interest, question)) =
@@ -179,6 +187,31 @@ impl Core {
         name: &str,
         options: HistoryOptions,
     ) -> Result<(), Refusal> {
+        let (home, channel, receipt) = self.question(id, name, options.tag)?;
+        self.counters.history_reads.add(1);
+        let query = Query {
+            limit: options.limit.min(HISTORY_PAGE_MESSAGES),
+            since: options.since,
+            reverse: options.reverse,
+            bytes: self.settings.outbox_bytes / 2,
+            envelope_bytes: ENVELOPE_BYTES,
+        };
+        let read = Message::Read {
+            channel,
+            query,
+            receipt,
+        };
+        self.mesh.post(home, read);
+        Ok(())
+    }
+
+    /// Where a question of a connection about a channel goes, and how the answer finds back.
+    fn question(
+        &mut self,
+        id: ConnectionId,
+        name: &str,
+        tag: Bytes,
+    ) -> Result<(u16, ChannelRef, Receipt), Refusal> {
         if !self.is_open(id) {
             return Err(Refusal::Closed);
         }
@@ -191,32 +224,18 @@ impl Core {
             return Err(Refusal::Unanswered { limit: MAX_WAITING });
         }
         *unanswered += 1;
-        self.counters.history_reads.add(1);
-        let query = Query {
-            limit: options.limit.min(HISTORY_PAGE_MESSAGES),
-            since: options.since,
-            reverse: options.reverse,
-            bytes: self.settings.outbox_bytes / 2,
-            envelope_bytes: ENVELOPE_BYTES,
-        };
         let receipt = Receipt {
             shard: id.shard,
             key: id.key,
             generation: id.generation,
-            tag: Some(options.tag),
+            tag: Some(tag),
             echo: false,
         };
-        let read = Message::Read {
-            channel,
-            query,
-            receipt,
-        };
-        self.mesh.post(home, read);
-        Ok(())
+        Ok((home, channel, receipt))
     }
 
-    /// A question for a history has its answer.
-    pub(super) fn has_read(&mut self, receipt: Receipt, page: Result<Page, usize>) {
+    /// A question has its answer.
+    pub(super) fn has_read(&mut self, receipt: Receipt, answer: Answer) {
         let connection = ConnectionId {
             shard: receipt.shard,
             key: receipt.key,
@@ -231,9 +250,9 @@ impl Core {
                 self.reads.remove(&connection.key);
             }
         }
-        self.events.push_back(Event::History {
+        self.events.push_back(Event::Answer {
             connection,
-            page,
+            answer,
             tag: receipt.tag.unwrap_or_default(),
         });
     }
@@ -293,12 +312,53 @@ impl Core {
                 tag,
             });
         }
-        let given_up = self.local.unsubscribe(channel, id.key);
-        self.give_up(given_up);
+        self.end_subscription(channel, id.key);
         true
     }
 
-    pub(super) fn give_up(&mut self, given_up: Option<GivenUp>) {
+    /// Ends a subscription, in force or not.
+    pub(super) fn end_subscription(&mut self, channel: u32, key: u32) {
+        if self.local.is_subscriber(channel, key) {
+            self.member(channel, key, false);
+        }
+        let given_up = self.local.unsubscribe(channel, key);
+        self.give_up(given_up);
+    }
+
+    /// Tells a home that wants to know: a connection has become a subscriber, or is one no longer.
+    pub(super) fn member(&mut self, channel: u32, key: u32, joined: bool) {
+        let Some((home, channel)) = self.local.presence(channel) else {
+            return;
+        };
+        let connection = self.connections.get(key as usize);
+        let user = connection.and_then(|connection| self.users.name(connection.user));
+        let member = Message::Member {
+            channel,
+            user: user.map(Into::into),
+            joined,
+        };
+        self.mesh.post(home, member);
+    }
+
+    pub(super) fn read_members(
+        &mut self,
+        id: ConnectionId,
+        name: &str,
+        options: MembersOptions,
+    ) -> Result<(), Refusal> {
+        let (home, channel, receipt) = self.question(id, name, options.tag)?;
+        self.counters.presence_reads.add(1);
+        let read = Message::ReadMembers {
+            channel,
+            from: options.from,
+            limit: options.limit.min(PRESENCE_PAGE_MEMBERS),
+            receipt,
+        };
+        self.mesh.post(home, read);
+        Ok(())
+    }
+
+    fn give_up(&mut self, given_up: Option<GivenUp>) {
         if let Some(GivenUp { home, name, serial }) = given_up {
             let shard = self.shard;
             self.mesh.post(

@@ -8,8 +8,9 @@ use super::handler::{Closed, Page, Refusal};
 use crate::hub::directory::Directory;
 use crate::hub::home::{CatchUp, Home};
 use crate::hub::local::Local;
+use crate::hub::presence::{Member, MembersPage};
 use crate::hub::rules::ChannelRules;
-use crate::hub::users::{self, Users};
+use crate::hub::users::Users;
 use crate::hub::{Delivery, Position};
 use crate::mesh::Mesh;
 use crate::ring::PayloadPool;
@@ -90,10 +91,10 @@ pub(super) enum Event {
         tag: Bytes,
         catch_up: Option<Box<CatchUp>>,
     },
-    /// What a connection wanted to read of a history, or how many bytes wait for it already.
-    History {
+    /// What a connection wanted to read.
+    Answer {
         connection: ConnectionId,
-        page: Result<Page, usize>,
+        answer: Answer,
         tag: Bytes,
     },
     /// A subscription was given up before it was in force.
@@ -125,6 +126,25 @@ pub(super) enum Event {
         connection: ConnectionId,
         closed: Closed,
     },
+}
+
+/// What was read for a connection, or how many bytes wait for its shard already.
+#[derive(Debug)]
+pub(super) enum Answer {
+    History(Result<Page, usize>),
+    Members(Result<MembersPage, usize>),
+}
+
+impl Answer {
+    /// Bytes that the answer may have.
+    pub(super) fn bytes(&self) -> usize {
+        let member = |(user, _): &Member| user.len() + ENVELOPE_BYTES;
+        match self {
+            Self::History(Ok(page)) => answer_bytes(&page.messages),
+            Self::Members(Ok(page)) => page.members.iter().map(member).sum(),
+            _ => 0,
+        }
+    }
 }
 
 /// Bytes that messages may cost in answers.
@@ -291,15 +311,14 @@ impl Core {
         // The caller says what comes next; it is no longer open whatever that is.
         connection.phase = Phase::Lingering;
         let channels = std::mem::take(&mut connection.channels);
-        let user = std::mem::replace(&mut connection.user, users::NOBODY);
+        let user = connection.user;
         let id = ConnectionId {
             shard: self.shard,
             key,
             generation: connection.generation,
         };
         for channel in channels {
-            let given_up = self.local.unsubscribe(channel, key);
-            self.give_up(given_up);
+            self.end_subscription(channel, key);
         }
         self.user_leaves(user, key);
         self.reads.remove(&key);

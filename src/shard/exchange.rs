@@ -2,7 +2,7 @@
 
 use super::accept::Origin;
 use super::connection::ConnectionId;
-use super::core::{Core, ENVELOPE_BYTES, Event};
+use super::core::{Answer, Core, ENVELOPE_BYTES, Event};
 use super::handler::{Handler, Kind, Published, Refusal};
 use super::outbox::MAX_SEND_BYTES;
 use super::{Shard, run_events};
@@ -10,7 +10,8 @@ use crate::hub::Delivery;
 use crate::hub::history::Time;
 use crate::hub::home::{CatchUp, Interest};
 use crate::hub::local::Excluded;
-use crate::mesh::{Batch, Message, Receipt};
+use crate::hub::presence::{MembersPage, PresenceEvent};
+use crate::mesh::{Batch, Mesh, Message, Receipt};
 use crate::ring::Ring;
 use crate::wire::frame;
 
@@ -85,6 +86,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                     for waiting in self.core.local.live(channel, serial, number, position) {
                         if let Some(connection) = self.core.connections.get(waiting.key as usize) {
                             let id = self.core.id(waiting.key, connection);
+                            if waiting.joined {
+                                self.core.member(channel, waiting.key, true);
+                            }
                             self.core.confirm(id, channel, position, waiting.tag, None);
                         }
                     }
@@ -95,6 +99,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                     question,
                     catch_up,
                 } => self.recovered(interest, question, catch_up),
+                Message::HasReadMembers { receipt, page } => {
+                    self.core.has_read(receipt, Answer::Members(page));
+                    run_events(&mut self.handler, &mut self.core);
+                }
+                Message::Presence { interest, event } => self.tell_members(interest, &event),
                 Message::DeliverDirect { user, publication } => {
                     self.deliver_direct(&user, &publication);
                 }
@@ -117,7 +126,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                     }
                 }
                 Message::HasRead { receipt, page } => {
-                    self.core.has_read(receipt, page);
+                    self.core.has_read(receipt, Answer::History(page));
                     run_events(&mut self.handler, &mut self.core);
                 }
                 Message::Published { receipt, position } => {
@@ -161,11 +170,34 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         for waiting in self.core.local.answered(channel, serial, question) {
             if let Some(connection) = self.core.connections.get(waiting.key as usize) {
                 let id = self.core.id(waiting.key, connection);
+                if waiting.joined {
+                    self.core.member(channel, waiting.key, true);
+                }
                 self.core
                     .confirm(id, channel, position, waiting.tag, catch_up.take());
             }
         }
         run_events(&mut self.handler, &mut self.core);
+    }
+
+    /// Tells a channel's subscribers here who has come or gone.
+    fn tell_members(&mut self, interest: Interest, event: &PresenceEvent) {
+        let Interest {
+            channel, serial, ..
+        } = interest;
+        let core = &mut self.core;
+        let Some((name, state)) = core.local.touch(channel, serial) else {
+            return;
+        };
+        let mut payload = std::mem::take(&mut core.scratch);
+        payload.clear();
+        let kind: Kind = self.handler.encode_presence(name, event, &mut payload);
+        frame::encode(&mut state.turn.frames, kind.into(), &payload);
+        core.scratch = payload;
+        core.counters.presence_events.add(1);
+        if core.local.pending_bytes(channel) > MAX_SEND_BYTES {
+            core.deliver_channel(channel);
+        }
     }
 
     /// A message arrived from its home: it becomes one frame, whatever the number of subscribers.
@@ -334,6 +366,37 @@ impl Core {
                     self.mesh.post(to, Message::HasRead { receipt, page });
                 }
             }
+            Message::Member {
+                channel,
+                user,
+                joined,
+            } => {
+                if let Some(event) = self.home.member(channel, user.as_deref(), joined) {
+                    let Self { home, mesh, .. } = self;
+                    tell_of_members(mesh, home.interested(channel), &event);
+                }
+            }
+            Message::ReadMembers {
+                channel,
+                from,
+                limit,
+                receipt,
+            } => {
+                let to = receipt.shard;
+                let page = match self.mesh.backlog(to) {
+                    Some(pending_bytes) => Err(pending_bytes),
+                    None => Ok(self
+                        .home
+                        .find(&channel)
+                        .and_then(|channel| self.home.members(channel, from, limit))
+                        .unwrap_or_else(|| MembersPage {
+                            limit,
+                            ..MembersPage::default()
+                        })),
+                };
+                self.mesh
+                    .post(to, Message::HasReadMembers { receipt, page });
+            }
             Message::UserJoined { user, shard } => self.directory.joined(user, shard),
             Message::UserLeft { user, shard } => self.directory.left(user, shard),
             Message::Direct {
@@ -347,6 +410,30 @@ impl Core {
             } => self.pass_on_to_all(publication, receipt),
             // The others are taken by the shard.
             _ => debug_assert!(false, "not for a home"),
+        }
+    }
+
+    /// Tells subscribers of large channels how many they are by now.
+    pub(super) fn recount_members(&mut self) {
+        let Self {
+            home, mesh, clock, ..
+        } = self;
+        home.recount(clock.elapsed_ms, |interested, counts| {
+            tell_of_members(mesh, interested, &PresenceEvent::Counts(counts));
+        });
+    }
+}
+
+/// Passes on what happened to the members of a channel. A shard that is behind is not told: the next
+/// counts, or a question, will say how it is by then.
+fn tell_of_members(mesh: &mut Mesh, interested: &[Interest], event: &PresenceEvent) {
+    for interest in interested {
+        if mesh.backlog(interest.shard).is_none() {
+            let event = Message::Presence {
+                interest: *interest,
+                event: event.clone(),
+            };
+            mesh.post(interest.shard, event);
         }
     }
 }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use std::net::SocketAddr;
 
 pub use crate::hub::history::{Page, Since};
+pub use crate::hub::presence::{Counts, MembersPage, PresenceEvent};
 pub use crate::wire::message::Kind;
 
 /// One endpoint of an application, chosen at the upgrade.
@@ -147,6 +148,17 @@ pub trait Handler: 'static {
         let _ = (context, connection, position, tag);
     }
 
+    /// What [`Context::read_members`] asked for.
+    fn members(
+        &mut self,
+        context: &mut Context<'_>,
+        connection: ConnectionId,
+        page: &MembersPage,
+        tag: &Bytes,
+    ) {
+        let _ = (context, connection, page, tag);
+    }
+
     /// What [`Context::direct`] or [`Context::broadcast`] sent has been passed on, to this many
     /// connections.
     fn sent(
@@ -177,6 +189,18 @@ pub trait Handler: 'static {
     /// Called once per message and shard, whatever the number of subscribers.
     fn encode(&mut self, message: &Published<'_>, payload: &mut Vec<u8>) -> Kind {
         payload.extend_from_slice(&message.publication.data);
+        Kind::Binary
+    }
+
+    /// Writes what the subscribers of a channel are told about its members
+    /// ([`crate::config::PresenceRule`]): the payload of one frame. Called once per event and shard.
+    fn encode_presence(
+        &mut self,
+        channel: &str,
+        event: &PresenceEvent,
+        payload: &mut Vec<u8>,
+    ) -> Kind {
+        let _ = (channel, event, payload);
         Kind::Binary
     }
 
@@ -240,6 +264,18 @@ pub struct HistoryOptions {
     pub since: Option<Since>,
     /// The newest first.
     pub reverse: bool,
+}
+
+/// How to ask who is in a channel.
+#[derive(Clone, Debug, Default)]
+pub struct MembersOptions {
+    /// Given back to [`Handler::members`] or [`Handler::refused`].
+    pub tag: Bytes,
+    /// Where the page begins: 0, or [`MembersPage::next`] of the page before.
+    pub from: u32,
+    /// Users at most; never more than [`crate::config::limits::PRESENCE_PAGE_MEMBERS`]. 0: only how many
+    /// there are.
+    pub limit: usize,
 }
 
 /// Whom a message that belongs to no channel is for.
@@ -411,6 +447,20 @@ impl Context<'_> {
         options: PublishOptions,
     ) -> Result<(), Refusal> {
         self.core.publish(from, channel, publication, options)
+    }
+
+    /// Asks who is in a channel whose rule has presence. [`Handler::members`] gets it, or
+    /// [`Handler::refused`].
+    ///
+    /// # Errors
+    /// As [`Self::read_history`].
+    pub fn read_members(
+        &mut self,
+        connection: ConnectionId,
+        channel: &str,
+        options: MembersOptions,
+    ) -> Result<(), Refusal> {
+        self.core.read_members(connection, channel, options)
     }
 
     /// Sends a message to every connection of a user, on whichever shard. [`Handler::sent`] says to how

@@ -34,8 +34,9 @@ use crate::telemetry::counters::Counters;
 use crate::wire::Role;
 use crate::wire::message::Rules;
 use accept::Accepting;
+use bytes::Bytes;
 use connection::{ConnectionId, Flags, Phase};
-use core::{Clock, Core, Event, Parts, Settings, answer_bytes};
+use core::{Answer, Clock, Core, Event, Parts, Settings, answer_bytes};
 use handler::{Context, Handler, Published, Refusal, Subscribed};
 use reading::Reading;
 use std::io;
@@ -419,6 +420,38 @@ fn send_history<H: Handler>(
     });
 }
 
+/// Gives a handler what it asked for, if there is room for the answer.
+fn answer_question<H: Handler>(
+    handler: &mut H,
+    core: &mut Core,
+    connection: ConnectionId,
+    answer: &Answer,
+    tag: &Bytes,
+) {
+    let refusal = match answer {
+        Answer::History(Err(pending_bytes)) | Answer::Members(Err(pending_bytes)) => {
+            Some(Refusal::Busy {
+                pending_bytes: *pending_bytes,
+            })
+        }
+        answer if core.has_room_for(connection, answer.bytes()) => None,
+        _ => Some(Refusal::Full {
+            pending_bytes: core.get(connection).map_or(0, |c| c.outbox_bytes as usize),
+        }),
+    };
+    if let Some(refusal) = refusal {
+        return handler.refused(&mut Context { core }, connection, refusal, Some(tag));
+    }
+    core.push_bulk(connection.key, |core| {
+        let context = &mut Context { core };
+        match answer {
+            Answer::History(Ok(page)) => handler.history(context, connection, page, tag),
+            Answer::Members(Ok(page)) => handler.members(context, connection, page, tag),
+            _ => {}
+        }
+    });
+}
+
 /// Tells the handler what happened while it was busy.
 fn run_events<H: Handler>(handler: &mut H, core: &mut Core) {
     while let Some(event) = core.events.pop_front() {
@@ -455,28 +488,11 @@ fn run_events<H: Handler>(handler: &mut H, core: &mut Core) {
                 handler.subscribed(&mut Context { core }, connection, &subscribed);
                 send_history(handler, core, connection, name, &messages);
             }
-            Event::History {
+            Event::Answer {
                 connection,
-                page,
+                answer,
                 tag,
-            } => {
-                let page = page.map_err(|pending_bytes| Refusal::Busy { pending_bytes });
-                let page = page.and_then(|page| {
-                    if core.has_room_for(connection, answer_bytes(&page.messages)) {
-                        return Ok(page);
-                    }
-                    let pending_bytes = core.get(connection).map_or(0, |c| c.outbox_bytes as usize);
-                    Err(Refusal::Full { pending_bytes })
-                });
-                match page {
-                    Ok(page) => core.push_bulk(connection.key, |core| {
-                        handler.history(&mut Context { core }, connection, &page, &tag);
-                    }),
-                    Err(refusal) => {
-                        handler.refused(&mut Context { core }, connection, refusal, Some(&tag));
-                    }
-                }
-            }
+            } => answer_question(handler, core, connection, &answer, &tag),
             Event::Abandoned {
                 connection,
                 channel,

@@ -127,6 +127,13 @@ fn draw_config(random: &mut Random) -> Config {
             config.history.shard_bytes = random.between(1000, 100_000);
         }
     }
+    if random.chance(500) {
+        let rule = &mut config.channels[0];
+        rule.presence.enabled = true;
+        rule.presence.events = random.chance(700);
+        rule.presence.events_max_members = random.between(1, 8) as u32;
+        rule.presence.counts_interval_ms = random.between(1, 100) as u32;
+    }
     config.users.direct = Access::Everyone;
     config.users.broadcast = Access::Everyone;
     if random.chance(600) {
@@ -302,6 +309,7 @@ impl Simulation {
             }
         }
         self.oracle.settling = false;
+        self.server.check_presence();
         for client in &self.clients {
             client.check_arrived(&self.server, &mut self.oracle);
         }

@@ -46,6 +46,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             self.sweep.housekept_at = now;
             let core = &mut self.core;
             core.home.expire(core.clock.elapsed_ms);
+            core.recount_members();
             let (home, counters) = (&core.home, &core.counters);
             counters.history_bytes.set(home.history_bytes() as u64);
             counters.history_evicted.set(home.history_evicted());

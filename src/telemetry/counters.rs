@@ -129,6 +129,10 @@ counters! {
     recoveries_failed,
     /// Kept messages that were sent to new subscribers.
     history_deliveries,
+    /// Frames about members of channels that were encoded.
+    presence_events,
+    /// Requests for a channel's members, or their number.
+    presence_reads,
     /// Requests for a channel's history.
     history_reads,
     /// Bytes that the histories of the channels at home here cost.

@@ -175,6 +175,7 @@ const tests = {
       ['{"type":"ping","id":1.5}', 'invalid_message'],
       ['{"type":"Ping"}', 'unknown_type'],
       ['{"type":"presence","channel":"c","id":1}', 'not_available'],
+      ['{"type":"auth","token":"t"}', 'not_available'],
       ['{"type":"broadcast","data":1,"id":1}', 'forbidden'],
     ]) {
       client.ws.send(text);

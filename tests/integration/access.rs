@@ -26,7 +26,7 @@ fn engine(trusted: &[&str], rules: Vec<ChannelRule>) -> Engine {
 }
 
 /// A client whose proxy says who it is.
-fn open_as(engine: &Engine, user: &str) -> Client<TcpStream> {
+pub(crate) fn open_as(engine: &Engine, user: &str) -> Client<TcpStream> {
     let mut request = "ws://test/ws".into_client_request().unwrap();
     request
         .headers_mut()

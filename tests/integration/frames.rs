@@ -242,7 +242,10 @@ fn wrong_commands_get_error_frames_and_the_connection_stays() {
         (r#"{"type":"fly"}"#, "unknown_type"),
         (r#"{"type":"unsubscribe","channel":"c"}"#, "not_subscribed"),
         (r#"{"type":"presence","channel":"c"}"#, "not_available"),
-        (r#"{"type":"history","channel":"c","limit":-1}"#, "invalid_message"),
+        (
+            r#"{"type":"history","channel":"c","limit":-1}"#,
+            "invalid_message",
+        ),
         (r#"{"type":"direct","to":"42","data":1}"#, "forbidden"),
         (r#"{"type":"broadcast","data":1}"#, "forbidden"),
     ] {

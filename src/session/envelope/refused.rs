@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use std::fmt;
 
 /// The fields that the envelope knows, and what each must be.
-const FIELDS: [(&str, &str); 10] = [
+const FIELDS: [(&str, &str); 11] = [
     ("type", "a string"),
     ("id", "a string or an integer"),
     ("channel", "a string"),
@@ -21,6 +21,7 @@ const FIELDS: [(&str, &str); 10] = [
     ("limit", "a whole number"),
     ("since", "an object"),
     ("reverse", "true or false"),
+    ("cursor", "a whole number"),
 ];
 const ID: usize = 1;
 

@@ -57,6 +57,7 @@ pub(super) struct Bounds {
     pub(super) mesh_is_small: bool,
     pub(super) outbox_is_small: bool,
     pub(super) last_on_subscribe: bool,
+    pub(super) presence: bool,
     /// Everybody is believed who it says it is.
     pub(super) users: bool,
 }
@@ -72,6 +73,7 @@ impl Bounds {
             heartbeat: config.heartbeat.interval_ms > 0,
             mesh_is_small: config.client.mesh_pending_bytes < 1 << 20,
             outbox_is_small: config.client.outbox_bytes < 1 << 20,
+            presence: config.channels[0].presence.enabled,
             users: !config.users.trusted_peers.is_empty(),
             last_on_subscribe: config
                 .channels
@@ -422,7 +424,7 @@ impl Client {
                 _ => oracle.some_place(&mut self.random, &channel),
             }
         });
-        named |= (86..90).contains(&kind);
+        named |= (86..91).contains(&kind);
         let id_field = if named {
             format!(",\"id\":{id}")
         } else {
@@ -530,7 +532,15 @@ impl Client {
                 let expected = named.then_some(Expected::Published { channel, data });
                 (text, expected)
             }
-            90..92 => (
+            90 => {
+                let expected = match self.bounds.presence {
+                    true => Expected::Members,
+                    false => Expected::Error("not_available"),
+                };
+                let text = format!("{{\"type\":\"presence\",\"channel\":{quoted}{id_field}}}");
+                (text, Some(expected))
+            }
+            91 => (
                 format!("{{\"type\":\"ping\"{id_field}}}"),
                 Some(Expected::Pong),
             ),

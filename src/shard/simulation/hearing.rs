@@ -18,6 +18,7 @@ pub(super) enum Expected {
     Unsubscribed(String),
     Published { channel: String, data: String },
     History { channel: String, reverse: bool },
+    Members,
     Sent,
     Pong,
     Connect,
@@ -107,6 +108,20 @@ struct Said<'a> {
 struct Acknowledged {
     published: bool,
     offset: u64,
+}
+
+#[derive(Deserialize)]
+struct Members {
+    users: usize,
+    anonymous: usize,
+    connections: usize,
+    members: Vec<Member>,
+}
+
+#[derive(Deserialize)]
+struct Member {
+    user_id: String,
+    connections: usize,
 }
 
 #[derive(Deserialize)]
@@ -312,6 +327,16 @@ impl Client {
                     oracle.saw(index, channel, epoch, offset, data);
                 }
             }
+            "join" | "leave" | "presence_stats" => {
+                let user = said.user_id.as_deref();
+                let known = said.kind == "presence_stats" && user.is_none();
+                let named = user.is_some_and(|user| user.starts_with("user "));
+                assert!(known || named, "client {index}: {} of {user:?}", said.kind);
+                assert!(
+                    self.subscriptions.contains_key(channel),
+                    "client {index} is told who is in {channel:?}"
+                );
+            }
             "direct" | "broadcast" => {
                 let data = said.data.expect("data").get();
                 let everyone = said.kind == "broadcast";
@@ -399,6 +424,18 @@ impl Client {
                             oracle.read(index, &channel, page.epoch, entry.offset, data);
                         }
                     }
+                    Expected::Members => {
+                        let page: Members = serde_json::from_str(answer).expect("members");
+                        assert_eq!(page.members.len(), page.users);
+                        let own = |member: &Member| member.connections;
+                        let users: usize = page.members.iter().map(own).sum();
+                        assert_eq!(users + page.anonymous, page.connections);
+                        assert!(
+                            page.members
+                                .iter()
+                                .all(|one| one.user_id.starts_with("user "))
+                        );
+                    }
                     Expected::Sent => {
                         let answer: Sent = serde_json::from_str(answer).expect("a number");
                         assert!(answer.connections <= 1000);
@@ -419,7 +456,10 @@ impl Client {
                     // More is read than may wait for it.
                     let at = self.position(|pending| {
                         pending.id.as_deref() == id
-                            && matches!(pending.expected, Expected::History { .. })
+                            && matches!(
+                                pending.expected,
+                                Expected::History { .. } | Expected::Members
+                            )
                     });
                     if let Some(at) = at.filter(|_| id.is_some()) {
                         self.pending.remove(at);
@@ -432,6 +472,7 @@ impl Client {
                     "invalid_json",
                     "not_subscribed",
                     "too_many_channels",
+                    "not_available",
                 ];
                 if code == "busy" && self.bounds.mesh_is_small {
                     // Without an id it could be for anything.

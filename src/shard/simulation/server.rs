@@ -3,8 +3,8 @@
 use super::super::connection::{ConnectionId, Ms};
 use super::super::core::{Clock, Settings};
 use super::super::handler::{
-    Accept, Audience, Closed, Context, Endpoint, Handler, Kind, Message, Page, Published, Refusal,
-    Subscribed,
+    Accept, Audience, Closed, Context, Endpoint, Handler, Kind, MembersPage, Message, Page,
+    PresenceEvent, Published, Refusal, Subscribed,
 };
 use super::super::{Shard, ShardParts};
 use crate::config::Config;
@@ -179,6 +179,16 @@ impl Handler for Spy {
         self.inner.published(context, connection, position, tag);
     }
 
+    fn members(
+        &mut self,
+        context: &mut Context<'_>,
+        connection: ConnectionId,
+        page: &MembersPage,
+        tag: &Bytes,
+    ) {
+        self.inner.members(context, connection, page, tag);
+    }
+
     fn sent(
         &mut self,
         context: &mut Context<'_>,
@@ -201,6 +211,15 @@ impl Handler for Spy {
 
     fn encode(&mut self, message: &Published<'_>, payload: &mut Vec<u8>) -> Kind {
         self.inner.encode(message, payload)
+    }
+
+    fn encode_presence(
+        &mut self,
+        channel: &str,
+        event: &PresenceEvent,
+        payload: &mut Vec<u8>,
+    ) -> Kind {
+        self.inner.encode_presence(channel, event, payload)
     }
 
     fn encode_direct(
@@ -455,5 +474,39 @@ impl Server {
             assert_eq!(node.counters.open.get(), 0, "counter of shard {index}");
         }
         self.heard.borrow().check_closed();
+    }
+
+    /// Where everything has arrived, homes know exactly who is subscribed.
+    ///
+    /// # Panics
+    /// When one does not.
+    pub(super) fn check_presence(&self) {
+        let mut there: HashMap<(u16, u32), (u32, HashMap<String, u32>)> = HashMap::new();
+        for node in &self.nodes {
+            let Some(shard) = &node.shard else { return };
+            let core = &shard.core;
+            for (home, number, subscribers) in core.local.with_presence() {
+                let (anonymous, users) = there.entry((home, number)).or_default();
+                subscribers.for_each(|key| {
+                    let connection = &core.connections[key as usize];
+                    match core.users.name(connection.user) {
+                        Some(user) => *users.entry(user.to_owned()).or_default() += 1,
+                        None => *anonymous += 1,
+                    }
+                });
+            }
+        }
+        for ((home, number), (anonymous, users)) in there {
+            let shard = self.nodes[usize::from(home)].shard.as_ref();
+            let core = &shard.expect("all shards live").core;
+            let page = core.home.members(number, 0, usize::MAX);
+            let page = page.expect("a channel with subscribers");
+            let known: HashMap<String, u32> = page
+                .members
+                .into_iter()
+                .map(|(user, connections)| (user.into(), connections))
+                .collect();
+            assert_eq!((page.counts.anonymous, known), (anonymous, users));
+        }
     }
 }
