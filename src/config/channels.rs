@@ -31,9 +31,9 @@ pub struct Allow {
     pub subscribe: Access,
     /// Publish to it. Default everyone.
     pub publish: Access,
-    /// Ask for its history, and for what was missed. Default everyone.
+    /// Ask for its history, and for what was missed. Default everyone who may hear it.
     pub history: Access,
-    /// Ask who is there. Default everyone. Events tell all subscribers who comes and goes.
+    /// Ask who is there. Default everyone who may hear it. Events tell all subscribers who comes and goes.
     pub presence: Access,
 }
 
@@ -73,8 +73,8 @@ pub struct PresenceRule {
     pub enabled: bool,
     /// Whether subscribers are told who comes and who goes. Takes `enabled`. Default false.
     pub events: bool,
-    /// With more members than this (users, and connections without one), subscribers are told how many
-    /// there are instead, from time to time. Default 100.
+    /// With more subscribers than this (connections), they are told how many there are instead, from time
+    /// to time. Default 100.
     pub events_max_members: u32,
     /// How often they are told that, in milliseconds, from a second to an hour. Default 5,000.
     pub counts_interval_ms: u32,

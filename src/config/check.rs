@@ -276,6 +276,24 @@ fn inside(
             "there is no last message without history; set history.size to at least 1".into(),
         );
     }
+    let narrower = |those: &Access| *those != Access::Everyone && *those != rule.allow.subscribe;
+    if rule.history.last_on_subscribe
+        && narrower(&rule.allow.history)
+        && [
+            "history.last_on_subscribe",
+            "allow.history",
+            "allow.subscribe",
+        ]
+        .into_iter()
+        .all(sound)
+    {
+        wrong(
+            Place::Rule(index, "history.last_on_subscribe"),
+            "all subscribers would get the last message, also those who may not read the history \
+             (allow.history); switch it off, or make allow.history everyone or the same as allow.subscribe"
+                .into(),
+        );
+    }
     if rule.presence.events && sound("presence.events") {
         if !rule.presence.enabled && sound("presence.enabled") {
             wrong(
@@ -284,9 +302,7 @@ fn inside(
                     .into(),
             );
         }
-        let told = &rule.allow.presence;
-        let narrower = *told != Access::Everyone && *told != rule.allow.subscribe;
-        if narrower && sound("allow.presence") && sound("allow.subscribe") {
+        if narrower(&rule.allow.presence) && sound("allow.presence") && sound("allow.subscribe") {
             wrong(
                 Place::Rule(index, "presence.events"),
                 "all subscribers would be told who comes and goes, also those who may not ask \

@@ -135,8 +135,7 @@ pub const MAX_WEBSOCKET_PATH_BYTES: usize = 255;
 /// Highest index of a core: `sched_setaffinity` is called with a `cpu_set_t`, which has 1,024 bits.
 pub const MAX_CORE: usize = 1023;
 
-/// Rules for channels. A publish to a channel that its shard does not know compares the name with the
-/// patterns in turn.
+/// Rules for channels. Every command that names a channel compares the name with the patterns in turn.
 pub const MAX_CHANNEL_RULES: usize = 256;
 
 /// Bytes of a rule's pattern: no channel's name is longer (`client.channel_name_bytes`).

@@ -179,6 +179,9 @@ fn rules() -> impl Strategy<Value = Vec<ChannelRule>> {
             let most = Config::default().client.message_bytes;
             rule.data_bytes = rule.data_bytes.map(|bytes| bytes.min(most));
             rule.history.last_on_subscribe &= rule.history.size > 0;
+            if rule.history.last_on_subscribe {
+                rule.allow.history = rule.allow.subscribe.clone();
+            }
             rule.presence.events &= rule.presence.enabled;
             if rule.presence.events {
                 rule.allow.presence = rule.allow.subscribe.clone();

@@ -96,7 +96,7 @@ pub const RULE_SETTINGS: &[Setting<ChannelRule>] = &[
         Kind::Access { named: true },
         None,
         None,
-        "Who may ask for the channel's history, and for what was missed.",
+        "Who of those who may subscribe may also ask for the channel's history, and for what was missed.",
     ),
     setting!(
         "allow.presence",
@@ -104,7 +104,8 @@ pub const RULE_SETTINGS: &[Setting<ChannelRule>] = &[
         Kind::Access { named: true },
         None,
         None,
-        "Who may ask who is in the channel. With presence.events, all subscribers hear who comes and goes.",
+        "Who of those who may subscribe may also ask who is in the channel. With presence.events, all \
+         subscribers hear who comes and goes.",
     ),
     setting!(
         "publish_needs_subscription",
@@ -178,8 +179,7 @@ pub const RULE_SETTINGS: &[Setting<ChannelRule>] = &[
         Kind::Number(&limits::PRESENCE_EVENTS_MAX_MEMBERS),
         None,
         None,
-        "In channels with more members (users, and connections without one), subscribers are told how \
-         many there are instead.",
+        "In channels with more subscribers (connections), they are told how many there are instead.",
     ),
     setting!(
         "presence.counts_interval_ms",

@@ -8,12 +8,13 @@ use super::{Delivery, Position, Publication};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-/// What a message costs besides its bytes: its entry here, and what allocating its two parts rounds up.
-const ENTRY_BYTES: usize = size_of::<Kept>() + 32;
+/// What a message costs besides its bytes: its entry here and as much room again, which [`History::fit`]
+/// leaves at most, and what allocating its two parts rounds up.
+const ENTRY_BYTES: usize = 2 * size_of::<Kept>() + 32;
 
-/// What a channel with a history costs besides its messages: its own entries, its name, its place among
-/// those that expire.
-const CHANNEL_BYTES: usize = 320;
+/// What a channel with a history costs besides its messages: its own entries, the least room for messages,
+/// its name, its place among those that expire.
+const CHANNEL_BYTES: usize = 640;
 
 struct Kept {
     /// When it was published, in milliseconds since the shard started.
@@ -85,6 +86,14 @@ pub struct Page {
 }
 
 impl History {
+    /// Gives back room that it has no use for: room for as many as there are, and a few, may stay.
+    fn fit(&mut self) {
+        let length = self.kept.len();
+        if self.kept.capacity() > 2 * length + 4 {
+            self.kept.shrink_to(length + length / 2);
+        }
+    }
+
     /// The offset of the oldest kept message.
     fn first(&self, last: u64) -> u64 {
         last + 1 - self.kept.len() as u64
@@ -220,6 +229,7 @@ impl Histories {
             // longer reaches up to the channel's last message.
             self.evicted += history.kept.len() as u64 + 1;
             self.bytes -= history.kept.drain(..).map(|old| old.bytes()).sum::<usize>();
+            history.fit();
             return;
         }
         self.bytes += kept.bytes();
@@ -299,6 +309,7 @@ impl Histories {
         {
             self.bytes -= old.bytes();
         }
+        history.fit();
         match history.kept.front() {
             Some(kept) => {
                 self.oldest[rule].push(Reverse((kept.at_ms, channel)));
@@ -458,12 +469,11 @@ mod tests {
         keep(1, 10);
         assert_eq!(keep(1, 10_000), (1, 0, 2));
         assert_eq!(keep(1, 10), (1, 1, 2));
-        assert_eq!(keep(1, 9_000), (0, 2, 3), "the oldest go for one that fits");
-        assert_eq!(keep(0, 10_000), (0, 2, 4));
+        assert_eq!(keep(1, 9_000), (0, 1, 4), "the oldest go for one that fits");
+        assert_eq!(keep(0, 10_000), (0, 1, 5));
         let mut emptied = Vec::new();
         histories.expire(10, |_| 10, &mut channels, |channel| emptied.push(channel));
-        emptied.sort_unstable();
-        assert_eq!((emptied, histories.bytes()), (vec![0, 1], 0));
+        assert_eq!((emptied, histories.bytes()), (vec![1], 0));
     }
 
     proptest! {
@@ -471,7 +481,7 @@ mod tests {
         #[test]
         fn what_is_kept_is_what_the_rules_say(
             steps in prop::collection::vec((0u32..4, 0u64..30, 0usize..300), 1..200),
-            limit_bytes in 900usize..8000,
+            limit_bytes in 1300usize..12_000,
         ) {
             let (sizes, ttls) = ([3usize, 10], [40u64, 100]);
             let rule = |channel: u32| (channel / 2) as usize;
@@ -514,6 +524,9 @@ mod tests {
                     });
                     let expected: Vec<usize> = model.iter().filter(|one| one.1 == channel).map(|one| one.2).collect();
                     prop_assert_eq!(kept, expected, "channel {}", channel);
+                }
+                for history in channels.0.values().flatten() {
+                    prop_assert!(history.kept.capacity() <= 2 * history.kept.len() + 4);
                 }
                 let standing: usize = histories.oldest.iter().map(BinaryHeap::len).sum();
                 let with_history = channels.0.values().filter(|slot| slot.is_some()).count();

@@ -5,6 +5,7 @@ use super::history::{self, Histories, History, Page, Query, Since, Time};
 use super::presence::{Counts, MembersPage, Presence, PresenceEvent};
 use super::rules::{ChannelRules, RuleNumber};
 use super::{Delivery, Names, Position, Publication};
+use crate::config::limits::HISTORY_PAGE_MESSAGES;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 
@@ -151,14 +152,18 @@ impl Home {
         };
         let counts = presence.counts();
         let mut event = None;
-        if rule.events && counts.members() <= rule.events_max_members {
-            if let Some(user) = user.filter(|_| news) {
-                event = Some(match joined {
-                    true => PresenceEvent::Join(user.into()),
-                    false => PresenceEvent::Leave(user.into()),
-                });
-            }
-        } else if rule.events && !presence.changed {
+        let few = counts.connections <= rule.events_max_members;
+        if rule.events
+            && few
+            && let Some(user) = user.filter(|_| news)
+        {
+            event = Some(match joined {
+                true => PresenceEvent::Join(user.into()),
+                false => PresenceEvent::Leave(user.into()),
+            });
+        }
+        // Who was last told a number is told the one that it ends with, too.
+        if rule.events && (!few || presence.numbered) && !presence.changed {
             presence.changed = true;
             self.recounted.push(key);
         }
@@ -169,7 +174,8 @@ impl Home {
     }
 
     /// The channels whose subscribers are to be told how many they are by now: calls `tell` with each.
-    pub fn recount(&mut self, now_ms: u64, mut tell: impl FnMut(&[Interest], Counts)) {
+    /// Those that it could not tell are told another time.
+    pub fn recount(&mut self, now_ms: u64, mut tell: impl FnMut(&[Interest], Counts) -> bool) {
         let Self {
             channels,
             recounted,
@@ -187,14 +193,15 @@ impl Home {
             if !presence.changed {
                 return false;
             }
-            let interval_ms = rules.get(channel.rule).presence.counts_interval_ms;
-            if now_ms.saturating_sub(presence.told_ms) < interval_ms.into() {
+            let rule = &rules.get(channel.rule).presence;
+            if now_ms.saturating_sub(presence.told_ms) < rule.counts_interval_ms.into() {
                 return true;
             }
-            presence.changed = false;
+            let counts = presence.counts();
             presence.told_ms = now_ms;
-            tell(&channel.interested, presence.counts());
-            false
+            presence.numbered = counts.connections > rule.events_max_members;
+            presence.changed = !tell(&channel.interested, counts);
+            presence.changed
         });
     }
 
@@ -209,6 +216,14 @@ impl Home {
             ..MembersPage::default()
         };
         Some(channel.presence.as_deref().map_or(nobody, page))
+    }
+
+    /// Whether anybody is known to be in a channel.
+    #[cfg(test)]
+    pub(crate) fn has_members(&self) -> bool {
+        self.channels
+            .values()
+            .any(|channel| channel.presence.is_some())
     }
 
     /// The number of a channel that is known here.
@@ -296,7 +311,7 @@ impl Home {
         now_ms: u64,
     ) -> Option<CatchUp> {
         let mut query = Query {
-            limit: usize::MAX,
+            limit: HISTORY_PAGE_MESSAGES,
             since: since.map(|since| Since {
                 offset: since.offset,
                 epoch: Some(since.epoch),
@@ -306,7 +321,7 @@ impl Home {
             envelope_bytes,
         };
         if since.is_some() {
-            let page = self.read(key, &query, now_ms)?;
+            let page = self.read_number(key, &query, now_ms)?;
             if page.complete && !page.more {
                 return Some(CatchUp {
                     position: page.position,
@@ -319,7 +334,7 @@ impl Home {
         query.limit = usize::from(rule.history.last_on_subscribe);
         query.since = None;
         query.reverse = true;
-        let page = self.read(key, &query, now_ms)?;
+        let page = self.read_number(key, &query, now_ms)?;
         Some(CatchUp {
             position: page.position,
             recovered: since.map(|_| false),
@@ -327,8 +342,23 @@ impl Home {
         })
     }
 
-    /// A part of the history of the channel that [`Self::resolve`] found.
-    pub fn read(&mut self, key: u32, query: &Query, now_ms: u64) -> Option<Page> {
+    /// A part of the history of a channel. Who asks brings it into being.
+    pub fn read(&mut self, channel: &ChannelRef, query: &Query, now_ms: u64) -> Page {
+        // Before: it may forget channels that are idle.
+        self.expire_histories(now_ms);
+        let key = self.resolve(channel);
+        let page = self.read_number(key, query, now_ms);
+        page.unwrap_or_else(|| {
+            debug_assert!(false, "a channel that was just found");
+            let position = Position {
+                offset: 0,
+                epoch: 0,
+            };
+            history::read(None, position, query)
+        })
+    }
+
+    fn read_number(&mut self, key: u32, query: &Query, now_ms: u64) -> Option<Page> {
         self.expire_histories(now_ms);
         let channel = self.channels.get(key)?;
         let page = history::read(channel.history.as_deref(), channel.position, query);
@@ -696,7 +726,7 @@ mod tests {
     #[test]
     fn who_only_reads_leaves_nothing_behind() {
         let mut home = home("*", 3);
-        let channel = home.resolve(&ChannelRef::Name("c".into()));
+        let channel = ChannelRef::Name("c".into());
         let query = Query {
             limit: 10,
             since: None,
@@ -704,7 +734,7 @@ mod tests {
             bytes: 1000,
             envelope_bytes: 0,
         };
-        let page = home.read(channel, &query, 0).unwrap();
+        let page = home.read(&channel, &query, 0);
         assert_eq!((page.position.offset, page.messages.len()), (0, 0));
         assert_eq!(home.expire(IDLE_CHANNEL_MS), 1);
     }

@@ -10,6 +10,7 @@ use super::subscribers::Subscribers;
 use super::{Names, Position};
 use bytes::Bytes;
 use smallvec::SmallVec;
+use std::collections::HashMap;
 
 /// A subscriber that waits for the home shard's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,11 +19,16 @@ pub struct Waiting {
     pub key: u32,
     /// What the handler wants back with the confirmation (a request's id).
     pub tag: Bytes,
-    /// The question to the home shard whose answer it waits for: what it missed, or the last message.
-    /// `None`: it waits for the channel to become live.
-    question: Option<u32>,
     /// With this it has become a subscriber.
     pub joined: bool,
+}
+
+/// A connection that becomes a subscriber with the home's answer to its question: what it missed, or what
+/// the last message was.
+struct Asking {
+    question: u32,
+    /// Of what it has asked for, first with the question.
+    tags: SmallVec<[Bytes; 1]>,
 }
 
 /// A part of a turn's frames that one connection does not get: what it published itself with
@@ -46,7 +52,10 @@ pub struct Channel {
     /// Whether the home wants to know who the subscribers are.
     presence: bool,
     subscribers: Subscribers,
+    /// Until the channel is live.
     waiting: Vec<Waiting>,
+    /// By key.
+    asking: HashMap<u32, Asking>,
     /// What this turn brought.
     pub turn: Turn,
 }
@@ -154,9 +163,15 @@ impl Local {
     /// How many subscriptions of a connection to a channel wait for the home's answer.
     #[must_use]
     pub fn waits(&self, number: u32, key: u32) -> usize {
-        let waiting = self.channels.get(number).map(|channel| &channel.waiting);
+        let Some(channel) = self.channels.get(number) else {
+            return 0;
+        };
         let own = |waiting: &&Waiting| waiting.key == key;
-        waiting.map_or(0, |waiting| waiting.iter().filter(own).count())
+        let asking = channel
+            .asking
+            .get(&key)
+            .map_or(0, |asking| asking.tags.len());
+        asking + channel.waiting.iter().filter(own).count()
     }
 
     /// The number of a channel that somebody is about to subscribe to, and, when nobody here is
@@ -210,12 +225,8 @@ impl Local {
         let (name, channel) = self.channels.entry_mut(number)?;
         let question = self.next_serial;
         self.next_serial = self.next_serial.wrapping_add(1);
-        channel.waiting.push(Waiting {
-            key,
-            tag,
-            question: Some(question),
-            joined: false,
-        });
+        let tags = SmallVec::from_buf([tag]);
+        channel.asking.insert(key, Asking { question, tags });
         let interest = Interest {
             shard: self.shard,
             channel: number,
@@ -232,19 +243,19 @@ impl Local {
     /// while the home's answer is awaited (the new tag is confirmed with the first one then).
     pub fn position_for(&mut self, number: u32, key: u32, tag: Bytes) -> Option<Position> {
         let channel = self.channels.get_mut(number)?;
-        let asks = channel.waiting.iter().any(|waiting| waiting.key == key);
-        match channel.live {
-            Some((_, position)) if !asks => Some(position),
-            _ => {
-                channel.waiting.push(Waiting {
-                    key,
-                    tag,
-                    question: None,
-                    joined: false,
-                });
-                None
-            }
+        if let Some(asking) = channel.asking.get_mut(&key) {
+            asking.tags.push(tag);
+            return None;
         }
+        let position = channel.live.map(|(_, position)| position);
+        if position.is_none() {
+            channel.waiting.push(Waiting {
+                key,
+                tag,
+                joined: false,
+            });
+        }
+        position
     }
 
     /// Gives up what a connection asked for and has not got yet: the tags of its subscriptions that
@@ -253,8 +264,10 @@ impl Local {
         let Some(channel) = self.channels.get_mut(number) else {
             return Vec::new();
         };
-        let abandoned = channel.waiting.extract_if(.., |waiting| waiting.key == key);
-        abandoned.map(|waiting| waiting.tag).collect()
+        let asking = channel.asking.remove(&key);
+        let asking = asking.into_iter().flat_map(|asking| asking.tags);
+        let waiting = channel.waiting.extract_if(.., |waiting| waiting.key == key);
+        asking.chain(waiting.map(|waiting| waiting.tag)).collect()
     }
 
     /// Removes a subscriber, confirmed or not. `Some` when it was the last one here.
@@ -262,7 +275,9 @@ impl Local {
         let channel = self.channels.get_mut(number)?;
         channel.subscribers.remove(key);
         channel.waiting.retain(|waiting| waiting.key != key);
-        if !channel.subscribers.is_empty() || !channel.waiting.is_empty() {
+        channel.asking.remove(&key);
+        let waited_for = !channel.waiting.is_empty() || !channel.asking.is_empty();
+        if !channel.subscribers.is_empty() || waited_for {
             return None;
         }
         let name = self.channels.name(number)?.into();
@@ -291,27 +306,17 @@ impl Local {
             return Vec::new();
         };
         channel.live = Some((home_number, position));
-        let asking: SmallVec<[u32; 4]> = channel
-            .waiting
-            .iter()
-            .filter(|waiting| waiting.question.is_some())
-            .map(|waiting| waiting.key)
-            .collect();
-        let mut confirmed: Vec<Waiting> = channel
-            .waiting
-            .extract_if(.., |waiting| !asking.contains(&waiting.key))
-            .collect();
+        let mut confirmed = std::mem::take(&mut channel.waiting);
         for subscriber in &mut confirmed {
             subscriber.joined = channel.subscribers.insert(subscriber.key);
         }
         confirmed
     }
 
-    /// The home's answer to a question. Returns whom to confirm: the connection that asked, first with
-    /// its question and then with what else it asked for meanwhile; it is a subscriber now, after
-    /// everything that the channel has brought so far, which the caller has delivered. Empty when it gave
-    /// up.
-    pub fn answered(&mut self, number: u32, serial: u32, question: u32) -> Vec<Waiting> {
+    /// The home's answer to a question of a connection. Returns what to confirm to it: its question, and
+    /// then what else it asked for meanwhile; it is a subscriber now, after everything that the channel has
+    /// brought so far, which the caller has delivered. Empty when it gave up.
+    pub fn answered(&mut self, number: u32, serial: u32, question: u32, key: u32) -> Vec<Waiting> {
         let Some(channel) = self
             .channels
             .get_mut(number)
@@ -319,13 +324,16 @@ impl Local {
         else {
             return Vec::new();
         };
-        let mut waiting = channel.waiting.iter();
-        let Some(key) = waiting
-            .find(|waiting| waiting.question == Some(question))
-            .map(|waiting| waiting.key)
-        else {
+        let asks = channel.asking.get(&key);
+        if asks.is_none_or(|asking| asking.question != question) {
+            return Vec::new();
+        }
+        let Some(asking) = channel.asking.remove(&key) else {
             return Vec::new();
         };
+        if channel.asking.is_empty() {
+            channel.asking = HashMap::new();
+        }
         debug_assert!(
             channel.live.is_some(),
             "the home has answered the interest before"
@@ -335,14 +343,12 @@ impl Local {
             "pending frames go to earlier subscribers"
         );
         let mut joined = channel.subscribers.insert(key);
-        let mut waiting: Vec<Waiting> = channel
-            .waiting
-            .extract_if(.., |waiting| waiting.key == key)
-            .collect();
-        for one in &mut waiting {
-            one.joined = std::mem::take(&mut joined);
-        }
-        waiting
+        let waiting = asking.tags.into_iter().map(|tag| Waiting {
+            key,
+            tag,
+            joined: std::mem::take(&mut joined),
+        });
+        waiting.collect()
     }
 
     /// Whom to tell that somebody has become a subscriber of a channel, or is one no longer: its home,
@@ -564,15 +570,15 @@ mod tests {
         };
         let serial = interest.serial;
         assert_eq!(
-            tags(local.answered(number, serial, question)),
+            tags(local.answered(number, serial, question, 6)),
             ["6", "again", "third"]
         );
         assert_eq!(local.join(number, 6, Bytes::new()), Some(position(4)));
-        assert!(local.answered(number, serial, question).is_empty());
-        assert!(local.answered(number, serial + 9, later).is_empty());
+        assert!(local.answered(number, serial, question, 6).is_empty());
+        assert!(local.answered(number, serial + 9, later, 7).is_empty());
         // Gives up: the answer finds nobody.
         assert_eq!(local.abandon(number, 7), ["7"]);
         assert_eq!(local.unsubscribe(number, 7), None);
-        assert!(local.answered(number, serial, later).is_empty());
+        assert!(local.answered(number, serial, later, 7).is_empty());
     }
 }

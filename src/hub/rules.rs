@@ -1,7 +1,7 @@
 //! Which rule a channel follows: the first whose pattern matches its name.
 //!
-//! Asked once when a channel comes into being on a shard, and at every publish to a channel that the
-//! publisher's shard does not know.
+//! Asked at every command that names a channel: the name is compared with one pattern after the other, a
+//! few nanoseconds each, until one matches. Rules for busy channels belong to the front.
 
 use crate::config::ChannelRule;
 use std::sync::Arc;

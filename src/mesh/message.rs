@@ -62,6 +62,8 @@ pub enum Message {
         interest: Interest,
         /// The number of the question there.
         question: u32,
+        /// Who asks: key and generation there.
+        asker: (u32, u32),
         /// What it had. `None`: it wants the last message.
         since: Option<Position>,
     },
@@ -71,6 +73,8 @@ pub enum Message {
         interest: Interest,
         /// The number of the question there.
         question: u32,
+        /// Who asked: key and generation there.
+        asker: (u32, u32),
         /// The answer.
         catch_up: CatchUp,
     },

@@ -1,6 +1,6 @@
 //! Who may do what with a channel.
 
-use crate::config::Access;
+use crate::config::{Access, Allow};
 
 /// Whether `user` (`None`: somebody who has not said who it is) belongs to those who may.
 pub(super) fn allows(access: &Access, user: Option<&str>, channel: &str) -> bool {
@@ -11,6 +11,12 @@ pub(super) fn allows(access: &Access, user: Option<&str>, channel: &str) -> bool
         (Access::Named, Some(user)) => is_named(user, channel),
         (Access::Users(users), Some(user)) => users.iter().any(|one| one == user),
     }
+}
+
+/// Whether `user` may read something of a channel that is also for `those`: who may not hear the channel
+/// may not read what was said in it, nor who is there.
+pub(super) fn may_read(allow: &Allow, those: &Access, user: Option<&str>, channel: &str) -> bool {
+    allows(&allow.subscribe, user, channel) && allows(those, user, channel)
 }
 
 /// Whether `user` is among those that `channel` names after its last `#`.

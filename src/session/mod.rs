@@ -227,8 +227,8 @@ impl Session {
                 since,
                 reverse,
             } => {
-                let access = &self.rules.of(&channel).allow.history;
-                if !access::allows(access, context.user(from), &channel) {
+                let allow = &self.rules.of(&channel).allow;
+                if !access::may_read(allow, &allow.history, context.user(from), &channel) {
                     return self.forbid(context, from, &read_history(&channel), id);
                 }
                 let options = HistoryOptions {
@@ -259,7 +259,8 @@ impl Session {
         id: Option<&str>,
     ) {
         let rule = self.rules.of(channel);
-        if !access::allows(&rule.allow.presence, context.user(from), channel) {
+        let allow = &rule.allow;
+        if !access::may_read(allow, &allow.presence, context.user(from), channel) {
             let what = format!("ask who is in {channel:?}");
             return self.forbid(context, from, &what, id);
         }

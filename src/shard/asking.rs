@@ -2,7 +2,7 @@
 //! users. All of it ends in a message to the shard that decides, or in an event for the handler.
 
 use super::connection::ConnectionId;
-use super::core::{Answer, Core, ENVELOPE_BYTES, Event, NOBODY};
+use super::core::{Answer, Core, ENVELOPE_BYTES, Event, NOBODY, Unanswered};
 use super::handler::{HistoryOptions, MembersOptions, PublishOptions, Refusal, SubscribeOptions};
 use crate::config::limits::{HISTORY_PAGE_MESSAGES, PRESENCE_PAGE_MEMBERS};
 use crate::hub::directory::UserHash;
@@ -17,6 +17,10 @@ use bytes::Bytes;
 /// Subscriptions of one connection to one channel that may wait for the home's answer at once; also how
 /// many of its questions for histories.
 const MAX_WAITING: usize = 16;
+
+/// How many more of its subscriptions may wait for what they begin with than it may have channels: those
+/// that it gave up before the answer came.
+const SPARE_RECOVERIES: usize = 64;
 
 impl Core {
     /// A connection turns out to be of this user.
@@ -153,6 +157,14 @@ impl Core {
         {
             return Err(Refusal::Busy { pending_bytes });
         }
+        if asks {
+            let limit = self.settings.channels + SPARE_RECOVERIES;
+            let unanswered = self.unanswered.entry(id.key).or_default();
+            if unanswered.recoveries >= limit {
+                return Err(Refusal::Unanswered { limit });
+            }
+            unanswered.recoveries += 1;
+        }
         let (channel, interest) = self.local.enter(name, presence);
         if let Some((home, interest)) = interest {
             let name = name.into();
@@ -174,6 +186,7 @@ impl Core {
                 channel,
                 interest,
                 question,
+                asker: (id.key, id.generation),
                 since: recover,
             };
             self.mesh.post(home, question);
@@ -219,11 +232,11 @@ impl Core {
         if let Some(pending_bytes) = self.mesh.backlog(home) {
             return Err(Refusal::Busy { pending_bytes });
         }
-        let unanswered = self.reads.entry(id.key).or_default();
-        if *unanswered >= MAX_WAITING {
+        let unanswered = self.unanswered.entry(id.key).or_default();
+        if unanswered.reads >= MAX_WAITING {
             return Err(Refusal::Unanswered { limit: MAX_WAITING });
         }
-        *unanswered += 1;
+        unanswered.reads += 1;
         let receipt = Receipt {
             shard: id.shard,
             key: id.key,
@@ -232,6 +245,24 @@ impl Core {
             echo: false,
         };
         Ok((home, channel, receipt))
+    }
+
+    /// A question of a connection, of those that `which` counts, has its answer.
+    pub(super) fn is_answered(
+        &mut self,
+        connection: ConnectionId,
+        which: impl FnOnce(&mut Unanswered) -> &mut usize,
+    ) {
+        // Another connection that has its key by now has questions of its own.
+        if !self.is_open(connection) {
+            return;
+        }
+        if let Some(unanswered) = self.unanswered.get_mut(&connection.key) {
+            *which(unanswered) -= 1;
+            if unanswered.reads + unanswered.recoveries == 0 {
+                self.unanswered.remove(&connection.key);
+            }
+        }
     }
 
     /// A question has its answer.
@@ -244,12 +275,7 @@ impl Core {
         if !self.is_open(connection) {
             return;
         }
-        if let Some(unanswered) = self.reads.get_mut(&connection.key) {
-            *unanswered -= 1;
-            if *unanswered == 0 {
-                self.reads.remove(&connection.key);
-            }
-        }
+        self.is_answered(connection, |unanswered| &mut unanswered.reads);
         self.events.push_back(Event::Answer {
             connection,
             answer,

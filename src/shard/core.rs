@@ -128,6 +128,15 @@ pub(super) enum Event {
     },
 }
 
+/// Questions of a connection that homes have not answered yet.
+#[derive(Debug, Default)]
+pub(super) struct Unanswered {
+    /// For histories and members.
+    pub reads: usize,
+    /// With which subscriptions begin, also those that were given up meanwhile.
+    pub recoveries: usize,
+}
+
 /// What was read for a connection, or how many bytes wait for its shard already.
 #[derive(Debug)]
 pub(super) enum Answer {
@@ -188,8 +197,8 @@ pub struct Core {
     /// By endpoint: whether its connections get what is sent to everyone.
     pub(super) hears_broadcasts: Vec<bool>,
     pub(super) seed: u64,
-    /// By connection: questions for histories that are not answered yet.
-    pub(super) reads: HashMap<u32, usize>,
+    /// By connection.
+    pub(super) unanswered: HashMap<u32, Unanswered>,
     pub(super) mesh: Mesh,
     pub(super) events: VecDeque<Event>,
     pub(super) farewell: Farewell,
@@ -242,7 +251,7 @@ impl Core {
             directory: Directory::default(),
             hears_broadcasts: parts.hears_broadcasts,
             seed: parts.seed,
-            reads: HashMap::new(),
+            unanswered: HashMap::new(),
             mesh: parts.mesh,
             events: VecDeque::new(),
             farewell: parts.farewell,
@@ -321,7 +330,7 @@ impl Core {
             self.end_subscription(channel, key);
         }
         self.user_leaves(user, key);
-        self.reads.remove(&key);
+        self.unanswered.remove(&key);
         self.open -= 1;
         self.counters.open.set(self.open as u64);
         self.counters.closed(code);

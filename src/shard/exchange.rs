@@ -97,8 +97,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 Message::Recovered {
                     interest,
                     question,
+                    asker,
                     catch_up,
-                } => self.recovered(interest, question, catch_up),
+                } => self.recovered(interest, question, asker, catch_up),
                 Message::HasReadMembers { receipt, page } => {
                     self.core.has_read(receipt, Answer::Members(page));
                     run_events(&mut self.handler, &mut self.core);
@@ -160,14 +161,27 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     /// A subscriber that asked its home joins: after what came before the answer, before what follows.
-    fn recovered(&mut self, interest: Interest, question: u32, catch_up: CatchUp) {
+    fn recovered(
+        &mut self,
+        interest: Interest,
+        question: u32,
+        (key, generation): (u32, u32),
+        catch_up: CatchUp,
+    ) {
+        let asker = ConnectionId {
+            shard: self.core.shard,
+            key,
+            generation,
+        };
+        self.core
+            .is_answered(asker, |unanswered| &mut unanswered.recoveries);
         let Interest {
             channel, serial, ..
         } = interest;
         self.core.deliver_channel(channel);
         let position = catch_up.position;
         let mut catch_up = Some(Box::new(catch_up));
-        for waiting in self.core.local.answered(channel, serial, question) {
+        for waiting in self.core.local.answered(channel, serial, question, key) {
             if let Some(connection) = self.core.connections.get(waiting.key as usize) {
                 let id = self.core.id(waiting.key, connection);
                 if waiting.joined {
@@ -323,6 +337,7 @@ impl Core {
                 channel,
                 interest,
                 question,
+                asker,
                 since,
             } => {
                 let channel = self.home.resolve(&channel);
@@ -343,6 +358,7 @@ impl Core {
                     let answer = Message::Recovered {
                         interest,
                         question,
+                        asker,
                         catch_up,
                     };
                     self.mesh.post(interest.shard, answer);
@@ -353,18 +369,12 @@ impl Core {
                 query,
                 receipt,
             } => {
-                let channel = self.home.resolve(&channel);
-                let page = match self.mesh.backlog(receipt.shard) {
-                    Some(pending_bytes) => Some(Err(pending_bytes)),
-                    None => self
-                        .home
-                        .read(channel, &query, self.clock.elapsed_ms)
-                        .map(Ok),
+                let to = receipt.shard;
+                let page = match self.mesh.backlog(to) {
+                    Some(pending_bytes) => Err(pending_bytes),
+                    None => Ok(self.home.read(&channel, &query, self.clock.elapsed_ms)),
                 };
-                if let Some(page) = page {
-                    let to = receipt.shard;
-                    self.mesh.post(to, Message::HasRead { receipt, page });
-                }
+                self.mesh.post(to, Message::HasRead { receipt, page });
             }
             Message::Member {
                 channel,
@@ -419,14 +429,15 @@ impl Core {
             home, mesh, clock, ..
         } = self;
         home.recount(clock.elapsed_ms, |interested, counts| {
-            tell_of_members(mesh, interested, &PresenceEvent::Counts(counts));
+            tell_of_members(mesh, interested, &PresenceEvent::Counts(counts))
         });
     }
 }
 
 /// Passes on what happened to the members of a channel. A shard that is behind is not told: the next
-/// counts, or a question, will say how it is by then.
-fn tell_of_members(mesh: &mut Mesh, interested: &[Interest], event: &PresenceEvent) {
+/// counts, or a question, will say how it is by then. Returns whether all were told.
+fn tell_of_members(mesh: &mut Mesh, interested: &[Interest], event: &PresenceEvent) -> bool {
+    let mut all = true;
     for interest in interested {
         if mesh.backlog(interest.shard).is_none() {
             let event = Message::Presence {
@@ -434,6 +445,9 @@ fn tell_of_members(mesh: &mut Mesh, interested: &[Interest], event: &PresenceEve
                 event: event.clone(),
             };
             mesh.post(interest.shard, event);
+        } else {
+            all = false;
         }
     }
+    all
 }

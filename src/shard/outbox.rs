@@ -72,7 +72,7 @@ impl Core {
     pub(super) fn has_room_for(&mut self, id: ConnectionId, bytes: usize) -> bool {
         let limit = self.settings.outbox_bytes;
         self.get(id).is_some_and(|connection| {
-            connection.outbox_bytes as usize + bytes <= connection.outbox_bound(limit)
+            connection.outbox_bytes as usize + bytes <= connection.own_bound(limit)
         })
     }
 
@@ -314,17 +314,18 @@ impl Connection {
     /// How much may wait, where the limit is `outbox_bytes`: that is for a client whose socket takes
     /// nothing more. One whose socket took all that it was offered is not slow when a single turn
     /// brings more than a turn sends.
-    pub(super) fn outbox_bound(&self, outbox_bytes: usize) -> usize {
+    fn outbox_bound(&self, outbox_bytes: usize) -> usize {
+        let bulk = self.rare.as_ref().map_or(0, |rare| rare.bulk_bytes);
+        self.own_bound(outbox_bytes).saturating_add(bulk as usize)
+    }
+
+    /// The same for all that waits, large answers included: they are given only up to here.
+    fn own_bound(&self, outbox_bytes: usize) -> usize {
         if self.flags.any(Flags::SENDING) {
-            outbox_bytes.saturating_add(self.bulk_bytes() as usize)
+            outbox_bytes
         } else {
             outbox_bytes.saturating_mul(PROMPT_FACTOR)
         }
-    }
-
-    /// Bytes of large answers that still wait, at most.
-    fn bulk_bytes(&self) -> u32 {
-        self.rare.as_ref().map_or(0, |rare| rare.bulk_bytes)
     }
 
     /// The next piece to send, if none is in flight: small payloads joined, large ones cut.
@@ -394,7 +395,8 @@ impl Connection {
     pub(super) fn piece_sent(&mut self, bytes: usize) {
         self.outbox_bytes = self.outbox_bytes.saturating_sub(bytes as u32);
         if let Some(rare) = &mut self.rare {
-            rare.bulk_bytes = rare.bulk_bytes.min(self.outbox_bytes);
+            // What leaves may have been something else; then a client counts as slow a little earlier.
+            rare.bulk_bytes = rare.bulk_bytes.saturating_sub(bytes as u32);
         }
         if let Some(rare) = &mut self.rare
             && rare.sending_piece

@@ -148,6 +148,7 @@ fn rules_say_who_may_do_what() {
         (NOBODY, subscribe("news"), ""),
         (NOBODY, history("news"), "forbidden"),
         (NOBODY, subscribe("members:a"), "forbidden"),
+        (NOBODY, history("members:a"), "forbidden"),
         (NOBODY, subscribe("dialog#42,43"), "forbidden"),
         (NOBODY, subscribe("elsewhere"), "forbidden"),
         (NOBODY, publish("elsewhere"), "forbidden"),

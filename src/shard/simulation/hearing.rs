@@ -474,7 +474,16 @@ impl Client {
                     "too_many_channels",
                     "not_available",
                 ];
-                if code == "busy" && self.bounds.mesh_is_small {
+                if code == "busy" && !self.bounds.mesh_is_small {
+                    // It asked for very much at once; what it thinks of its channels is wrong from now on.
+                    assert!(
+                        self.bounds.last_on_subscribe
+                            || self.pending.iter().any(|one| one.recover.is_some()),
+                        "client {index} was refused id {id:?}"
+                    );
+                    self.bounds.mesh_is_small = true;
+                }
+                if code == "busy" {
                     // Without an id it could be for anything.
                     let at = self.position(|pending| {
                         id.is_some()

@@ -243,3 +243,118 @@ fn subscriptions_that_wait_for_a_stalled_shard_are_bounded() {
     );
     assert_eq!((refused.len(), confirmed.len()), (ASKED - 16, 16));
 }
+
+/// Answers out of histories are not dropped, so they are bounded where they are given.
+#[test]
+fn answers_that_nobody_reads_are_bounded() {
+    const OUTBOX_BYTES: usize = 200_000;
+    let mut server = server(1, 8, |config| {
+        config.client.outbox_bytes = OUTBOX_BYTES;
+        config.client.message_bytes = 20_000;
+        config.heartbeat.interval_ms = 0;
+        config.channels[0].history.size = 1000;
+    });
+    let speaker = Peer::upgrade(&mut server, 0, "/", 1 << 20);
+    let data = "x".repeat(1000);
+    for channel in 0..60 {
+        for _ in 0..50 {
+            let text =
+                format!(r#"{{"type":"publish","channel":"room {channel}","data":"{data}"}}"#);
+            speaker.text(&server, &text);
+        }
+        server.rest();
+    }
+    speaker.text(
+        &server,
+        r#"{"type":"history","channel":"room 0","limit":1,"id":1}"#,
+    );
+    server.rest();
+    let page = speaker.texts(&server).remove(0);
+    let page: serde_json::Value = serde_json::from_str(&page).expect("JSON");
+    let epoch = &page["data"]["epoch"];
+    // It takes a little and no more: a send is in flight while everything else is asked for.
+    let greedy = Peer::upgrade(&mut server, 0, "/", 1000);
+    let waiting = |server: &mut Server| {
+        let connections = server.shard(0).core.connections.iter();
+        let waiting = connections.map(|(_, connection)| connection.outbox_bytes as usize);
+        waiting.max().expect("two connections")
+    };
+    let mut most = 0;
+    for channel in 0..60 {
+        let recover = format!(
+            r#"{{"type":"subscribe","channel":"room {channel}","id":{channel},"recover":{{"offset":0,"epoch":{epoch}}}}}"#
+        );
+        let again = format!(r#"{{"type":"unsubscribe","channel":"room {channel}"}}"#);
+        let history = format!(
+            r#"{{"type":"history","channel":"room {channel}","limit":1000,"id":{channel}}}"#
+        );
+        for text in [&recover, &again, &recover, &history] {
+            let mut frame = Vec::new();
+            encode_masked(
+                &mut frame,
+                Opcode::Text,
+                true,
+                text.as_bytes(),
+                [1, 2, 3, 4],
+            );
+            server.world.borrow_mut().write(greedy.socket, &frame);
+        }
+        if channel % 20 == 19 {
+            server.rest();
+            most = most.max(waiting(&mut server));
+        }
+    }
+    assert!(most > OUTBOX_BYTES / 4, "{most}: nothing was given");
+    // What one turn brings may be four times as much, and one answer more.
+    assert!(most <= 5 * OUTBOX_BYTES, "{most} bytes wait");
+    let counters = &server.nodes[0].counters;
+    assert!(counters.recoveries_failed.get() > 0);
+    assert_eq!(counters.slow_consumers.get(), 0, "it asked for them");
+}
+
+/// What a connection has asked for and given up costs the home as much as what it still wants.
+#[test]
+fn questions_that_were_given_up_count() {
+    let mut server = server(2, 8, |config| {
+        config.client.channels = 2;
+        config.channels[0].history.size = 10;
+    });
+    let channel = channel_at_home_on(1, &mut server);
+    let peer = Peer::upgrade(&mut server, 0, "/", 1 << 20);
+    for id in 0..80 {
+        let recover = r#""recover":{"offset":0,"epoch":1}"#;
+        let subscribe =
+            format!(r#"{{"type":"subscribe","channel":"{channel}","id":{id},{recover}}}"#);
+        peer.text(&server, &subscribe);
+        peer.text(
+            &server,
+            &format!(r#"{{"type":"unsubscribe","channel":"{channel}"}}"#),
+        );
+        // The home takes no turn.
+        server.step(0);
+        server.step(0);
+    }
+    for _ in 0..6 {
+        server.step(0);
+    }
+    let busy = |texts: &[String]| {
+        let busy = texts
+            .iter()
+            .filter(|text| text.contains(r#""code":"busy""#));
+        busy.count()
+    };
+    assert_eq!(busy(&peer.texts(&server)), 80 - (2 + 64));
+    server.rest();
+    let last = format!(
+        r#"{{"type":"subscribe","channel":"{channel}","recover":{{"offset":0,"epoch":1}}}}"#
+    );
+    peer.hear(&server);
+    peer.text(&server, &last);
+    server.rest();
+    let heard = peer.texts(&server);
+    assert!(
+        heard.len() == 1 && heard[0].contains(r#""recovered":false"#),
+        "{heard:?}"
+    );
+    assert!(server.shard(0).core.unanswered.is_empty());
+}

@@ -444,6 +444,8 @@ impl Server {
                 assert_eq!(core.open, 0, "open connections of shard {index}");
                 assert!(core.local.is_empty(), "shard {index} keeps channels");
                 assert!(core.users.is_empty(), "shard {index} keeps users");
+                assert!(core.unanswered.is_empty(), "shard {index} keeps questions");
+                assert!(!core.home.has_members(), "shard {index} keeps members");
                 assert!(
                     core.directory.is_empty(),
                     "shard {index} keeps places of users"
