@@ -285,11 +285,12 @@ pub fn parse<'a>(text: &'a [u8], channel_name_bytes: usize) -> Result<Envelope<'
             }
         }
         "direct" => {
-            let expected = "\"to\" must be a user's id, a string of 1 to 128 bytes";
-            let to: Option<String> = field(raw.to, id, expected)?;
+            let expected =
+                format!("\"to\" must be a user's id, a string of 1 to {MAX_USER_ID_BYTES} bytes");
+            let to: Option<String> = field(raw.to, id, &expected)?;
             let to = to.filter(|to| !to.is_empty() && to.len() <= MAX_USER_ID_BYTES);
             Command::Direct {
-                to: to.ok_or_else(|| refuse("invalid_message", expected.to_owned()))?,
+                to: to.ok_or_else(|| refuse("invalid_message", expected))?,
                 data: data(raw.data)?,
             }
         }

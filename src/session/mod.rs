@@ -476,9 +476,8 @@ impl Handler for Session {
         tag: &Bytes,
     ) {
         self.answer(context, connection, |out| {
-            out.extend_from_slice(b"{\"type\":\"response\"");
-            write_id(out, tag);
-            out.extend_from_slice(b",\"data\":{\"messages\":[");
+            begin_response(out, tag);
+            out.extend_from_slice(b"\"messages\":[");
             for (at, message) in page.messages.iter().enumerate() {
                 out.extend_from_slice(if at == 0 { b"{" } else { b",{" });
                 let publication = &message.publication;
@@ -515,9 +514,8 @@ impl Handler for Session {
         tag: &Bytes,
     ) {
         self.answer(context, connection, |out| {
-            out.extend_from_slice(b"{\"type\":\"response\"");
-            write_id(out, tag);
-            out.extend_from_slice(b",\"data\":{\"published\":true,\"offset\":");
+            begin_response(out, tag);
+            out.extend_from_slice(b"\"published\":true,\"offset\":");
             write_integer(out, position.offset);
             out.extend_from_slice(b"}}");
         });
@@ -531,9 +529,7 @@ impl Handler for Session {
         tag: &Bytes,
     ) {
         self.answer(context, connection, |out| {
-            out.extend_from_slice(b"{\"type\":\"response\"");
-            write_id(out, tag);
-            out.extend_from_slice(b",\"data\":{");
+            begin_response(out, tag);
             write_counts(out, page.counts);
             if page.limit > 0 {
                 write_members(out, page);
@@ -550,9 +546,8 @@ impl Handler for Session {
         tag: &Bytes,
     ) {
         self.answer(context, connection, |out| {
-            out.extend_from_slice(b"{\"type\":\"response\"");
-            write_id(out, tag);
-            out.extend_from_slice(b",\"data\":{\"connections\":");
+            begin_response(out, tag);
+            out.extend_from_slice(b"\"connections\":");
             write_integer(out, connections);
             out.extend_from_slice(b"}}");
         });
@@ -653,6 +648,13 @@ fn write_message(out: &mut Vec<u8>, publication: &Publication, offset: u64, time
     write_integer(out, offset);
     out.extend_from_slice(b",\"timestamp\":");
     write_seconds(out, timestamp_ms);
+}
+
+/// Everything of a response up to the first field of its data.
+fn begin_response(out: &mut Vec<u8>, tag: &Bytes) {
+    out.extend_from_slice(b"{\"type\":\"response\"");
+    write_id(out, tag);
+    out.extend_from_slice(b",\"data\":{");
 }
 
 fn write_counts(out: &mut Vec<u8>, counts: Counts) {

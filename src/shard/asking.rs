@@ -2,7 +2,7 @@
 //! users. All of it ends in a message to the shard that decides, or in an event for the handler.
 
 use super::connection::ConnectionId;
-use super::core::{Answer, Core, ENVELOPE_BYTES, Event, NOBODY, Unanswered};
+use super::core::{Answer, Core, Event, MESSAGE_ENVELOPE_BYTES, NOBODY, Unanswered};
 use super::handler::{HistoryOptions, MembersOptions, PublishOptions, Refusal, SubscribeOptions};
 use crate::config::limits::{HISTORY_PAGE_MESSAGES, PRESENCE_PAGE_MEMBERS};
 use crate::hub::directory::UserHash;
@@ -21,6 +21,28 @@ const MAX_WAITING: usize = 16;
 /// How many more of its subscriptions may wait for what they begin with than it may have channels: those
 /// that it gave up before the answer came.
 const SPARE_RECOVERIES: usize = 64;
+
+impl Receipt {
+    /// The receipt of what a connection sends.
+    fn new(from: ConnectionId, tag: Option<Bytes>, echo: bool) -> Self {
+        Self {
+            shard: from.shard,
+            key: from.key,
+            generation: from.generation,
+            tag,
+            echo,
+        }
+    }
+
+    /// Whose it is.
+    pub(super) fn publisher(&self) -> ConnectionId {
+        ConnectionId {
+            shard: self.shard,
+            key: self.key,
+            generation: self.generation,
+        }
+    }
+}
 
 impl Core {
     /// A connection turns out to be of this user.
@@ -66,7 +88,8 @@ impl Core {
         tag: Option<Bytes>,
     ) -> Result<(), Refusal> {
         let (_, home) = self.user_home(user);
-        let receipt = self.receipt(from, home, tag)?;
+        self.may_send(from, home)?;
+        let receipt = Receipt::new(from, tag, true);
         let direct = Message::Direct {
             user: user.into(),
             publication,
@@ -82,10 +105,8 @@ impl Core {
         publication: Publication,
         options: PublishOptions,
     ) -> Result<(), Refusal> {
-        let receipt = Receipt {
-            echo: !options.exclude_self,
-            ..self.receipt(from, BROADCASTING_SHARD, options.tag)?
-        };
+        self.may_send(from, BROADCASTING_SHARD)?;
+        let receipt = Receipt::new(from, options.tag, !options.exclude_self);
         let broadcast = Message::Broadcast {
             publication,
             receipt,
@@ -94,13 +115,8 @@ impl Core {
         Ok(())
     }
 
-    /// A receipt for what an open connection sends to a shard that keeps up.
-    fn receipt(
-        &mut self,
-        from: ConnectionId,
-        to: u16,
-        tag: Option<Bytes>,
-    ) -> Result<Receipt, Refusal> {
+    /// Whether an open connection asks, and a shard that keeps up is to do it.
+    fn may_send(&mut self, from: ConnectionId, to: u16) -> Result<(), Refusal> {
         if !self.is_open(from) {
             return Err(Refusal::Closed);
         }
@@ -108,13 +124,7 @@ impl Core {
             self.counters.publishes_refused.add(1);
             return Err(Refusal::Busy { pending_bytes });
         }
-        Ok(Receipt {
-            shard: from.shard,
-            key: from.key,
-            generation: from.generation,
-            tag,
-            echo: true,
-        })
+        Ok(())
     }
 
     pub(super) fn subscribe(
@@ -152,7 +162,8 @@ impl Core {
         let rule = self.rules.of(name);
         let asks = recover.is_some() || rule.history.last_on_subscribe;
         let presence = rule.presence.enabled;
-        if (asks || known.is_none())
+        // A home that wants to know who subscribes is told each time.
+        if (asks || presence || known.is_none())
             && let Some(pending_bytes) = self.mesh.backlog(self.local.home_of(name))
         {
             return Err(Refusal::Busy { pending_bytes });
@@ -207,7 +218,7 @@ impl Core {
             since: options.since,
             reverse: options.reverse,
             bytes: self.settings.outbox_bytes / 2,
-            envelope_bytes: ENVELOPE_BYTES,
+            envelope_bytes: MESSAGE_ENVELOPE_BYTES,
         };
         let read = Message::Read {
             channel,
@@ -237,14 +248,7 @@ impl Core {
             return Err(Refusal::Unanswered { limit: MAX_WAITING });
         }
         unanswered.reads += 1;
-        let receipt = Receipt {
-            shard: id.shard,
-            key: id.key,
-            generation: id.generation,
-            tag: Some(tag),
-            echo: false,
-        };
-        Ok((home, channel, receipt))
+        Ok((home, channel, Receipt::new(id, Some(tag), false)))
     }
 
     /// A question of a connection, of those that `which` counts, has its answer.
@@ -267,11 +271,7 @@ impl Core {
 
     /// A question has its answer.
     pub(super) fn has_read(&mut self, receipt: Receipt, answer: Answer) {
-        let connection = ConnectionId {
-            shard: receipt.shard,
-            key: receipt.key,
-            generation: receipt.generation,
-        };
+        let connection = receipt.publisher();
         if !self.is_open(connection) {
             return;
         }
@@ -408,13 +408,7 @@ impl Core {
         if !self.is_open(from) {
             return Err(Refusal::Closed);
         }
-        let receipt = Receipt {
-            shard: from.shard,
-            key: from.key,
-            generation: from.generation,
-            tag: options.tag,
-            echo: !options.exclude_self,
-        };
+        let receipt = Receipt::new(from, options.tag, !options.exclude_self);
         self.post_publication(channel, publication, receipt)
     }
 

@@ -25,7 +25,7 @@ use std::sync::Arc;
 pub(super) const NOBODY: u32 = u32::MAX;
 
 /// What a message may cost in an answer besides its `data` and `meta`.
-pub(super) const ENVELOPE_BYTES: usize = 256;
+pub(super) const MESSAGE_ENVELOPE_BYTES: usize = 256;
 
 /// Who began a close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,7 +147,7 @@ pub(super) enum Answer {
 impl Answer {
     /// Bytes that the answer may have.
     pub(super) fn bytes(&self) -> usize {
-        let member = |(user, _): &Member| user.len() + ENVELOPE_BYTES;
+        let member = |(user, _): &Member| user.len() + MESSAGE_ENVELOPE_BYTES;
         match self {
             Self::History(Ok(page)) => answer_bytes(&page.messages),
             Self::Members(Ok(page)) => page.members.iter().map(member).sum(),
@@ -160,7 +160,7 @@ impl Answer {
 pub(super) fn answer_bytes(messages: &[Delivery]) -> usize {
     let one = |message: &Delivery| {
         let publication = &message.publication;
-        publication.data.len() + publication.meta.len() + ENVELOPE_BYTES
+        publication.data.len() + publication.meta.len() + MESSAGE_ENVELOPE_BYTES
     };
     messages.iter().map(one).sum()
 }

@@ -2,7 +2,7 @@
 
 use super::accept::Origin;
 use super::connection::ConnectionId;
-use super::core::{Answer, Core, ENVELOPE_BYTES, Event};
+use super::core::{Answer, Core, Event, MESSAGE_ENVELOPE_BYTES};
 use super::handler::{Handler, Kind, Published, Refusal};
 use super::outbox::MAX_SEND_BYTES;
 use super::{Shard, run_events};
@@ -14,14 +14,6 @@ use crate::hub::presence::{MembersPage, PresenceEvent};
 use crate::mesh::{Batch, Mesh, Message, Receipt};
 use crate::ring::Ring;
 use crate::wire::frame;
-
-fn publisher(receipt: &Receipt) -> ConnectionId {
-    ConnectionId {
-        shard: receipt.shard,
-        key: receipt.key,
-        generation: receipt.generation,
-    }
-}
 
 /// Rounds of messages to itself that one turn takes at most; what is left waits for the next turn.
 /// A publish needs three: to the home, to the subscribers, acknowledgement.
@@ -116,7 +108,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                     receipt,
                     connections,
                 } => {
-                    let connection = publisher(&receipt);
+                    let connection = receipt.publisher();
                     if let Some(tag) = receipt.tag {
                         self.core.events.push_back(Event::Sent {
                             connection,
@@ -131,7 +123,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                     run_events(&mut self.handler, &mut self.core);
                 }
                 Message::Published { receipt, position } => {
-                    let connection = publisher(&receipt);
+                    let connection = receipt.publisher();
                     if let Some(tag) = receipt.tag {
                         self.core.events.push_back(Event::Published {
                             connection,
@@ -145,7 +137,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                     receipt,
                     pending_bytes,
                 } => {
-                    let connection = publisher(&receipt);
+                    let connection = receipt.publisher();
                     if self.core.is_open(connection) {
                         self.core.events.push_back(Event::Refused {
                             connection,
@@ -344,9 +336,10 @@ impl Core {
                 let now_ms = self.clock.elapsed_ms;
                 let bytes = self.settings.outbox_bytes / 2;
                 let catch_up = match self.mesh.backlog(interest.shard) {
-                    None => self
-                        .home
-                        .catch_up(channel, since, bytes, ENVELOPE_BYTES, now_ms),
+                    None => {
+                        self.home
+                            .catch_up(channel, since, bytes, MESSAGE_ENVELOPE_BYTES, now_ms)
+                    }
                     // A shard that is behind gets nothing that can be left out.
                     Some(_) => self.home.position(channel).map(|position| CatchUp {
                         position,

@@ -428,6 +428,9 @@ fn answer_question<H: Handler>(
     answer: &Answer,
     tag: &Bytes,
 ) {
+    if !core.is_open(connection) {
+        return;
+    }
     let refusal = match answer {
         Answer::History(Err(pending_bytes)) | Answer::Members(Err(pending_bytes)) => {
             Some(Refusal::Busy {

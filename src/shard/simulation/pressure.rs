@@ -358,3 +358,34 @@ fn questions_that_were_given_up_count() {
     );
     assert!(server.shard(0).core.unanswered.is_empty());
 }
+
+/// A home that wants to know who is there, and takes no turn, is not told more and more.
+#[test]
+fn members_that_come_and_go_do_not_fill_the_way_to_a_stalled_home() {
+    const LIMIT_BYTES: usize = 4000;
+    let mut server = server(2, 8, |config| {
+        config.client.mesh_pending_bytes = LIMIT_BYTES;
+        config.channels[0].presence.enabled = true;
+    });
+    let channel = channel_at_home_on(1, &mut server);
+    let stays = Peer::upgrade(&mut server, 0, "/", WINDOW);
+    let _other = Peer::upgrade(&mut server, 1, "/", WINDOW);
+    let toggles = Peer::upgrade(&mut server, 0, "/", 1 << 20);
+    let subscribe = format!(r#"{{"type":"subscribe","channel":"{channel}","id":1}}"#);
+    let unsubscribe = format!(r#"{{"type":"unsubscribe","channel":"{channel}"}}"#);
+    stays.text(&server, &subscribe);
+    server.rest();
+    for _ in 0..300 {
+        toggles.text(&server, &subscribe);
+        toggles.text(&server, &unsubscribe);
+        server.step(0);
+        server.step(0);
+    }
+    let waiting = server.links.inbox_bytes(1) + server.shard(0).core.mesh.pending_bytes();
+    assert!(waiting <= 3 * LIMIT_BYTES, "{waiting}");
+    let heard = toggles.texts(&server);
+    let busy = |text: &&String| text.contains(r#""code":"busy""#);
+    assert!(heard.iter().filter(busy).count() > 0);
+    server.rest();
+    server.check_presence();
+}
