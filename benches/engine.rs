@@ -40,6 +40,7 @@ const NOW: Time = Time {
 /// A JSON string of `size` bytes, quotes included; on the heap, as what a session publishes.
 fn publication(size: usize) -> Publication {
     Publication {
+        key: 0,
         meta: Bytes::from_static(b"null"),
         data: Bytes::from(format!("\"{}\"", "x".repeat(size - 2))),
     }
@@ -223,6 +224,8 @@ impl Room {
             .expect("the channel has subscribers");
         scratch.clear();
         let published = Published {
+            form: 0,
+            wildcard: None,
             channel: name,
             offset: delivery.offset,
             timestamp_ms: delivery.timestamp_ms,
@@ -339,6 +342,8 @@ fn encoding(c: &mut Criterion) {
         group.throughput(Throughput::Elements(1));
         let publication = publication(size);
         let published = Published {
+            form: 0,
+            wildcard: None,
             channel: CHANNEL,
             offset: 123_456,
             timestamp_ms: NOW_MS,

@@ -16,6 +16,7 @@ impl Handler for Shout {
             message_bytes: 64 * 1024,
             fragments: 16,
             hears_broadcasts: false,
+            form: 0,
         }]
     }
 

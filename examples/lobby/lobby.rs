@@ -59,6 +59,7 @@ fn player(connection: ConnectionId) -> u64 {
 fn event(what: u8, connection: ConnectionId, data: impl Into<Bytes>) -> Publication {
     let meta = [&[what][..], &player(connection).to_be_bytes()].concat();
     Publication {
+        key: 0,
         meta: meta.into(),
         data: data.into(),
     }
@@ -131,6 +132,7 @@ impl Handler for Lobby {
             message_bytes,
             fragments: 16,
             hears_broadcasts: false,
+            form: 0,
         }]
     }
 
@@ -172,7 +174,8 @@ impl Handler for Lobby {
         };
         let mut welcome = vec![WELCOME];
         welcome.extend(player(connection).to_be_bytes());
-        welcome.extend(subscribed.position.offset.to_be_bytes());
+        let offset = subscribed.position.map_or(0, |position| position.offset);
+        welcome.extend(offset.to_be_bytes());
         context.send(connection, Kind::Binary, &welcome);
         let entered = event(ENTERED, connection, entered.name.clone());
         let _ = context.announce(subscribed.channel, entered);
@@ -195,7 +198,7 @@ impl Handler for Lobby {
 
     /// Called once per message and shard, however many players are in the lobby there.
     fn encode(&mut self, message: &Published<'_>, payload: &mut Vec<u8>) -> Kind {
-        let Publication { meta, data } = message.publication;
+        let Publication { meta, data, .. } = message.publication;
         payload.push(meta[0]);
         payload.extend(message.offset.to_be_bytes());
         payload.extend(&meta[1..]);

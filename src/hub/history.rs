@@ -342,6 +342,7 @@ mod tests {
 
     fn publication(bytes: usize) -> Publication {
         Publication {
+            key: 0,
             meta: Bytes::from_static(b"null"),
             data: vec![b'1'; bytes].into(),
         }

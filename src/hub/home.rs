@@ -499,6 +499,7 @@ mod tests {
 
     fn publication(text: &'static str) -> Publication {
         Publication {
+            key: 0,
             meta: Bytes::from_static(b"null"),
             data: Bytes::from_static(text.as_bytes()),
         }

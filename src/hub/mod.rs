@@ -34,9 +34,13 @@ pub struct Position {
 }
 
 /// What was published: opaque to the hub, shared by all shards that deliver it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Publication {
-    /// What the handler says about the publisher (for ringwire's protocol: the user id as JSON).
+    /// Which of the channel's messages replace each other for subscribers that do not keep up, where the
+    /// channel's rule says so: those with the same number.
+    pub key: u64,
+    /// What the handler says about the message and its publisher (for ringwire's protocol: the user's id,
+    /// the form of the data, the key's name).
     pub meta: Bytes,
     /// The published data, byte for byte.
     pub data: Bytes,

@@ -410,6 +410,7 @@ mod tests {
         Message::Publish {
             channel: ChannelRef::Number(0),
             publication: Publication {
+                key: 0,
                 meta: Bytes::new(),
                 data: Bytes::from_static(&[0; 1000]),
             },

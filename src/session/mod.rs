@@ -129,6 +129,7 @@ impl Session {
                 let options = SubscribeOptions {
                     tag: Bytes::copy_from_slice(id.unwrap_or_default().as_bytes()),
                     recover,
+                    batch: false,
                 };
                 if let Err(refusal) = context.subscribe(from, &channel, options) {
                     self.refuse(context, from, refusal, id);
@@ -170,6 +171,7 @@ impl Session {
                     return self.error(context, from, "message_too_big", &error, id);
                 }
                 let publication = Publication {
+                    key: 0,
                     meta: publisher(context, from),
                     data: Bytes::copy_from_slice(data.as_bytes()),
                 };
@@ -197,6 +199,7 @@ impl Session {
                     return self.forbid(context, from, "send direct messages", id);
                 }
                 let publication = Publication {
+                    key: 0,
                     meta: publisher(context, from),
                     data: Bytes::copy_from_slice(data.as_bytes()),
                 };
@@ -210,6 +213,7 @@ impl Session {
                     return self.forbid(context, from, "send to everyone", id);
                 }
                 let publication = Publication {
+                    key: 0,
                     meta: publisher(context, from),
                     data: Bytes::copy_from_slice(data.as_bytes()),
                 };
@@ -288,6 +292,8 @@ impl Session {
         let code = match refusal {
             Refusal::Closed => return,
             Refusal::TooManyChannels { .. } => "too_many_channels",
+            Refusal::TooManySubscribers { .. } => "too_many_subscribers",
+            Refusal::TooManyWildcards { .. } => "too_many_wildcards",
             Refusal::Unanswered { .. } | Refusal::Busy { .. } | Refusal::Full { .. } => "busy",
         };
         self.error(context, from, code, &refusal.to_string(), id);
@@ -379,11 +385,13 @@ impl Handler for Session {
                 message_bytes: self.message_bytes,
                 fragments: self.fragments,
                 hears_broadcasts: true,
+                form: 0,
             },
             Endpoint {
                 message_bytes: self.echo_message_bytes,
                 fragments: ECHO_FRAGMENTS,
                 hears_broadcasts: false,
+                form: 0,
             },
         ]
     }
@@ -458,8 +466,10 @@ impl Handler for Session {
             out.extend_from_slice(b"{\"type\":\"subscribed\",\"channel\":");
             write_string(out, subscribed.channel);
             write_id(out, subscribed.tag);
-            out.push(b',');
-            write_position(out, subscribed.position);
+            if let Some(position) = subscribed.position {
+                out.push(b',');
+                write_position(out, position);
+            }
             if let Some(recovered) = subscribed.recovered {
                 out.extend_from_slice(b",\"recovered\":");
                 write_boolean(out, recovered);
@@ -576,6 +586,7 @@ impl Handler for Session {
 
     fn encode_presence(
         &mut self,
+        _form: u8,
         channel: &str,
         event: &PresenceEvent,
         payload: &mut Vec<u8>,
@@ -600,6 +611,7 @@ impl Handler for Session {
 
     fn encode_direct(
         &mut self,
+        _form: u8,
         publication: &Publication,
         audience: Audience,
         payload: &mut Vec<u8>,

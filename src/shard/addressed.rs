@@ -34,7 +34,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             .map(|(key, connection)| (key as u32, connection))
             .filter(|(key, connection)| {
                 connection.is_open()
-                    && core.hears_broadcasts[usize::from(connection.endpoint)]
+                    && core.endpoints[usize::from(connection.endpoint)].hears_broadcasts
                     && exclude != Some((*key, connection.generation))
             })
             .map(|(key, _)| key)
@@ -51,7 +51,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         payload.clear();
         let kind = self
             .handler
-            .encode_direct(publication, audience, &mut payload);
+            .encode_direct(0, publication, audience, &mut payload);
         let mut frame = Vec::with_capacity(payload.len() + frame::MAX_HEADER_BYTES);
         frame::encode(&mut frame, kind.into(), &payload);
         self.core.scratch = payload;

@@ -133,7 +133,7 @@ impl Core {
         name: &str,
         options: SubscribeOptions,
     ) -> Result<(), Refusal> {
-        let SubscribeOptions { tag, recover } = options;
+        let SubscribeOptions { tag, recover, .. } = options;
         if let Some(channel) = self.local.find(name) {
             // What this turn brought so far comes before the answer, and is for those who were
             // there before. Whom it finds too slow it closes, possibly this connection.

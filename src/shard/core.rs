@@ -4,7 +4,7 @@
 //! the ring: what is to be sent is queued, who is to be closed is listed, and the turn does it.
 
 use super::connection::{Connection, ConnectionId, Flags, Ms, Phase};
-use super::handler::{Closed, Page, Refusal};
+use super::handler::{Closed, Endpoint, Page, Refusal};
 use crate::hub::directory::Directory;
 use crate::hub::home::{CatchUp, Home};
 use crate::hub::local::Local;
@@ -194,8 +194,8 @@ pub struct Core {
     pub(super) home: Home,
     pub(super) users: Users,
     pub(super) directory: Directory,
-    /// By endpoint: whether its connections get what is sent to everyone.
-    pub(super) hears_broadcasts: Vec<bool>,
+    /// The handler's, by number.
+    pub(super) endpoints: Vec<Endpoint>,
     pub(super) seed: u64,
     /// By connection.
     pub(super) unanswered: HashMap<u32, Unanswered>,
@@ -216,7 +216,7 @@ pub(super) struct Parts {
     /// Different on every shard: channel epochs, connection generations.
     pub random: u64,
     pub rules: ChannelRules,
-    pub hears_broadcasts: Vec<bool>,
+    pub endpoints: Vec<Endpoint>,
     pub farewell: Farewell,
     pub counters: Arc<Counters>,
 }
@@ -249,7 +249,7 @@ impl Core {
             rules: parts.rules,
             users: Users::new(parts.seed),
             directory: Directory::default(),
-            hears_broadcasts: parts.hears_broadcasts,
+            endpoints: parts.endpoints,
             seed: parts.seed,
             unanswered: HashMap::new(),
             mesh: parts.mesh,
@@ -299,6 +299,12 @@ impl Core {
 
     pub(super) fn is_open(&mut self, id: ConnectionId) -> bool {
         self.get(id).is_some_and(|connection| connection.is_open())
+    }
+
+    /// The form in which a connection gets what is published.
+    pub(super) fn form(&self, key: u32) -> u8 {
+        let endpoint = self.connections.get(key as usize).map(|one| one.endpoint);
+        endpoint.map_or(0, |endpoint| self.endpoints[usize::from(endpoint)].form)
     }
 
     /// The user that a connection belongs to.

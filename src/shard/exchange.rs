@@ -197,7 +197,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         };
         let mut payload = std::mem::take(&mut core.scratch);
         payload.clear();
-        let kind: Kind = self.handler.encode_presence(name, event, &mut payload);
+        let kind: Kind = self.handler.encode_presence(0, name, event, &mut payload);
         frame::encode(&mut state.turn.frames, kind.into(), &payload);
         core.scratch = payload;
         core.counters.presence_events.add(1);
@@ -226,6 +226,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         let mut payload = std::mem::take(&mut core.scratch);
         payload.clear();
         let published = Published {
+            form: 0,
+            wildcard: None,
             channel: name,
             offset: delivery.offset,
             timestamp_ms: delivery.timestamp_ms,

@@ -24,7 +24,13 @@ pub struct Endpoint {
     pub fragments: u32,
     /// Whether its connections get what is sent to everyone ([`Context::broadcast`]).
     pub hears_broadcasts: bool,
+    /// In which form its connections get what is published: a number below [`MAX_FORMS`] that means
+    /// something to the handler's `encode` methods. 0 where there is only one.
+    pub form: u8,
 }
+
+/// Forms in which one application can send what is published.
+pub const MAX_FORMS: u8 = 2;
 
 /// An accepted upgrade.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -185,34 +191,64 @@ pub trait Handler: 'static {
         let _ = (context, connection, refusal, tag);
     }
 
-    /// Writes a published message as this shard's subscribers get it: the payload of one frame.
-    /// Called once per message and shard, whatever the number of subscribers.
+    /// Writes a published message as this shard's subscribers of one form get it: the payload of one
+    /// frame. Called once per message, shard and form that somebody there wants, whatever the number of
+    /// subscribers.
     fn encode(&mut self, message: &Published<'_>, payload: &mut Vec<u8>) -> Kind {
         payload.extend_from_slice(&message.publication.data);
         Kind::Binary
     }
 
+    /// Writes a published message as a part of a batch, for subscribers that asked for batches
+    /// ([`SubscribeOptions::batch`]). Called as often as [`Self::encode`] is for others.
+    fn encode_entry(&mut self, message: &Published<'_>, entries: &mut Vec<u8>) {
+        self.encode(message, entries);
+    }
+
+    /// Writes a batch of a channel's messages: the payload of one frame. `entries` are `count` parts (at
+    /// least one) as [`Self::encode_entry`] wrote them one after the other. Called once per batch, form and
+    /// shard, and for each publisher that gets a batch without its own messages.
+    fn encode_batch(batch: &Batch<'_>, payload: &mut Vec<u8>) -> Kind
+    where
+        Self: Sized,
+    {
+        payload.extend_from_slice(batch.entries);
+        Kind::Binary
+    }
+
+    /// Writes what a subscriber is told that lost messages of a channel because it does not keep up: the
+    /// payload of one frame. `None`: it is not told.
+    fn encode_dropped(dropped: &Dropped<'_>, payload: &mut Vec<u8>) -> Option<Kind>
+    where
+        Self: Sized,
+    {
+        let _ = (dropped, payload);
+        None
+    }
+
     /// Writes what the subscribers of a channel are told about its members
-    /// ([`crate::config::PresenceRule`]): the payload of one frame. Called once per event and shard.
+    /// ([`crate::config::PresenceRule`]): the payload of one frame. Called once per event, shard and form.
     fn encode_presence(
         &mut self,
+        form: u8,
         channel: &str,
         event: &PresenceEvent,
         payload: &mut Vec<u8>,
     ) -> Kind {
-        let _ = (channel, event, payload);
+        let _ = (form, channel, event, payload);
         Kind::Binary
     }
 
-    /// Writes a message to a user or to everyone: the payload of one frame. Called once per message and
-    /// shard.
+    /// Writes a message to a user or to everyone: the payload of one frame. Called once per message, shard
+    /// and form.
     fn encode_direct(
         &mut self,
+        form: u8,
         publication: &Publication,
         audience: Audience,
         payload: &mut Vec<u8>,
     ) -> Kind {
-        let _ = audience;
+        let _ = (form, audience);
         payload.extend_from_slice(&publication.data);
         Kind::Binary
     }
@@ -233,8 +269,9 @@ pub trait Handler: 'static {
 pub struct Subscribed<'a> {
     /// The channel's name.
     pub channel: &'a str,
-    /// What is published after it will arrive.
-    pub position: Position,
+    /// What is published after it will arrive. `None` for a wildcard: its channels have positions of
+    /// their own.
+    pub position: Option<Position>,
     /// Whether everything that was published after [`SubscribeOptions::recover`] follows now, up to
     /// `position`. `None`: that was not asked for, or the connection was subscribed already.
     pub recovered: Option<bool>,
@@ -250,6 +287,9 @@ pub struct SubscribeOptions {
     /// The last message that the subscriber has: what came after it is sent first, if all of it is still
     /// kept ([`crate::config::HistoryRule`]) and fits into an outbox.
     pub recover: Option<Position>,
+    /// Whether messages come in batches ([`Handler::encode_batch`]). A later subscription of the same
+    /// connection to the same channel changes it.
+    pub batch: bool,
 }
 
 /// How to read a channel's history.
@@ -290,14 +330,46 @@ pub enum Audience {
 /// A published message on its way out.
 #[derive(Clone, Copy, Debug)]
 pub struct Published<'a> {
+    /// For connections of endpoints with this [`Endpoint::form`].
+    pub form: u8,
     /// The channel's name.
     pub channel: &'a str,
+    /// The wildcard that its receivers are subscribed to; `None`: to the channel itself.
+    pub wildcard: Option<&'a str>,
     /// Its number in the channel.
     pub offset: u64,
     /// When it got that number, in milliseconds since the Unix epoch.
     pub timestamp_ms: u64,
     /// What was published.
     pub publication: &'a Publication,
+}
+
+/// Some messages of a channel on their way out together.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// For connections of endpoints with this [`Endpoint::form`].
+    pub form: u8,
+    /// The channel's name, or the wildcard that the receivers are subscribed to.
+    pub channel: &'a str,
+    /// Whether it is a wildcard. Then each entry names its channel.
+    pub wildcard: bool,
+    /// Its messages, as [`Handler::encode_entry`] wrote them.
+    pub entries: &'a [u8],
+    /// How many they are; at least one.
+    pub count: u32,
+}
+
+/// What a subscriber has lost.
+#[derive(Clone, Copy, Debug)]
+pub struct Dropped<'a> {
+    /// The subscriber's [`Endpoint::form`].
+    pub form: u8,
+    /// The channel's name, or the wildcard that it is subscribed to.
+    pub channel: &'a str,
+    /// How many messages, one after the other.
+    pub count: u64,
+    /// The number of the last of them in the channel; `None` for a wildcard: they are of several channels.
+    pub offset: Option<u64>,
 }
 
 /// How to publish.
@@ -333,6 +405,18 @@ pub enum Refusal {
     Full {
         /// What waits.
         pending_bytes: usize,
+    },
+    /// As many connections are subscribed to the channel as its rule allows.
+    #[error("the channel has {limit} subscribers, the most it may have")]
+    TooManySubscribers {
+        /// The bound.
+        limit: usize,
+    },
+    /// As many different wildcards are subscribed to as allowed.
+    #[error("{limit} different wildcards are subscribed to on this shard, the most allowed")]
+    TooManyWildcards {
+        /// The bound.
+        limit: usize,
     },
     /// Another shard does not keep up; its queue here is full.
     #[error("{pending_bytes} bytes wait for a busy shard, the most allowed; try again later")]
@@ -382,6 +466,12 @@ impl Context<'_> {
             self.core
                 .begin_close(connection.key, code, reason, CloseBy::Server);
         }
+    }
+
+    /// The form in which a connection gets what is published ([`Endpoint::form`]).
+    #[must_use]
+    pub fn form(&self, connection: ConnectionId) -> u8 {
+        self.core.form(connection.key)
     }
 
     /// The user that a connection of this shard belongs to ([`Accept::user`]).

@@ -37,7 +37,7 @@ use accept::Accepting;
 use bytes::Bytes;
 use connection::{ConnectionId, Flags, Phase};
 use core::{Answer, Clock, Core, Event, Parts, Settings, answer_bytes};
-use handler::{Context, Handler, Published, Refusal, Subscribed};
+use handler::{Context, Handler, MAX_FORMS, Published, Refusal, Subscribed};
 use reading::Reading;
 use std::io;
 use std::net::Shutdown;
@@ -125,7 +125,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// A shard that accepts from all listeners of its ring.
     pub fn new(ring: R, handler: H, parts: ShardParts) -> Self {
         let endpoints = handler.endpoints();
-        let hears_broadcasts = endpoints.iter().map(|one| one.hears_broadcasts).collect();
+        assert!(
+            endpoints.iter().all(|one| one.form < MAX_FORMS),
+            "forms are numbered from 0"
+        );
         let rules = endpoints
             .iter()
             .map(|endpoint| Rules {
@@ -143,7 +146,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             seed: parts.seed,
             random: parts.random,
             rules: parts.rules,
-            hears_broadcasts,
+            endpoints,
             farewell: H::farewell,
             counters: parts.counters,
         });
@@ -408,7 +411,9 @@ fn send_history<H: Handler>(
     core.push_bulk(connection.key, |core| {
         for message in messages {
             let published = Published {
+                form: core.form(connection.key),
                 channel,
+                wildcard: None,
                 offset: message.offset,
                 timestamp_ms: message.timestamp_ms,
                 publication: &message.publication,
@@ -484,7 +489,7 @@ fn run_events<H: Handler>(handler: &mut H, core: &mut Core) {
                 };
                 let subscribed = Subscribed {
                     channel: name,
-                    position,
+                    position: Some(position),
                     recovered,
                     tag: &tag,
                 };

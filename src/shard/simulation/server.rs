@@ -3,8 +3,8 @@
 use super::super::connection::{ConnectionId, Ms};
 use super::super::core::{Clock, Settings};
 use super::super::handler::{
-    Accept, Audience, Closed, Context, Endpoint, Handler, Kind, MembersPage, Message, Page,
-    PresenceEvent, Published, Refusal, Subscribed,
+    Accept, Audience, Batch, Closed, Context, Dropped, Endpoint, Handler, Kind, MembersPage,
+    Message, Page, PresenceEvent, Published, Refusal, Subscribed,
 };
 use super::super::{Shard, ShardParts};
 use crate::config::Config;
@@ -213,22 +213,37 @@ impl Handler for Spy {
         self.inner.encode(message, payload)
     }
 
+    fn encode_entry(&mut self, message: &Published<'_>, entries: &mut Vec<u8>) {
+        self.inner.encode_entry(message, entries);
+    }
+
+    fn encode_batch(batch: &Batch<'_>, payload: &mut Vec<u8>) -> Kind {
+        Session::encode_batch(batch, payload)
+    }
+
+    fn encode_dropped(dropped: &Dropped<'_>, payload: &mut Vec<u8>) -> Option<Kind> {
+        Session::encode_dropped(dropped, payload)
+    }
+
     fn encode_presence(
         &mut self,
+        form: u8,
         channel: &str,
         event: &PresenceEvent,
         payload: &mut Vec<u8>,
     ) -> Kind {
-        self.inner.encode_presence(channel, event, payload)
+        self.inner.encode_presence(form, channel, event, payload)
     }
 
     fn encode_direct(
         &mut self,
+        form: u8,
         publication: &Publication,
         audience: Audience,
         payload: &mut Vec<u8>,
     ) -> Kind {
-        self.inner.encode_direct(publication, audience, payload)
+        self.inner
+            .encode_direct(form, publication, audience, payload)
     }
 
     fn farewell(
