@@ -16,8 +16,15 @@ pub struct ChannelRule {
     /// Whether publishers that are subscribed get their own messages when they don't say whether they
     /// want them. Default true.
     pub echo: bool,
+    /// What happens to subscribers that do not keep up. Default disconnect.
+    pub slow_consumer: SlowConsumer,
+    /// Connections that may be subscribed to a channel, over all shards, 1 to
+    /// [`limits::CHANNEL_SUBSCRIBERS`]. `None`: any number.
+    pub subscribers: Option<u32>,
     /// Largest `data` of a message, in bytes; at most `client.message_bytes`. `None`: what that allows.
     pub data_bytes: Option<usize>,
+    /// When messages leave.
+    pub delivery: DeliveryRule,
     /// What is kept of a channel's messages.
     pub history: HistoryRule,
     /// Who is there.
@@ -52,6 +59,30 @@ pub enum Access {
     /// These users: 1 to [`limits::MAX_LISTED_USERS`] ids, none twice, each of 1 to
     /// [`limits::MAX_USER_ID_BYTES`] bytes without control characters.
     Users(Vec<String>),
+}
+
+/// What happens to a subscriber that does not keep up: whose outbox is full (`client.outbox_bytes`), or for
+/// whom messages wait at all (conflate).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SlowConsumer {
+    /// It is disconnected (close code 4010), and can come back and recover.
+    #[default]
+    Disconnect,
+    /// It loses the oldest messages that wait for it, and is told how many.
+    DropOldest,
+    /// Of the messages that wait for it, those that a newer one of the channel with the same key replaces
+    /// are left out. When its outbox is full all the same, it loses the oldest ones and is told how many.
+    Conflate,
+}
+
+/// When a channel's messages leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeliveryRule {
+    /// How long messages are gathered before they are sent together, in milliseconds, at most 1,000.
+    /// Default 0: they are sent at once.
+    pub batch_ms: u32,
+    /// What has gathered is sent earlier when it has this many bytes. Default 65,536.
+    pub batch_bytes: usize,
 }
 
 /// What is kept of a channel's messages, so that who was away can catch up.
@@ -92,7 +123,13 @@ impl Default for ChannelRule {
             },
             publish_needs_subscription: false,
             echo: true,
+            slow_consumer: SlowConsumer::Disconnect,
+            subscribers: None,
             data_bytes: None,
+            delivery: DeliveryRule {
+                batch_ms: limits::DELIVERY_BATCH_MS.default() as u32,
+                batch_bytes: limits::DELIVERY_BATCH_BYTES.default() as usize,
+            },
             history: HistoryRule {
                 size: limits::HISTORY_SIZE.default() as u32,
                 ttl_ms: limits::HISTORY_TTL_MS.default() as u32,

@@ -368,6 +368,33 @@ pub const HISTORY_SIZE: Bound = Bound::new(
 )
 .or_zero("no history");
 
+/// `channels.subscribers`.
+pub const CHANNEL_SUBSCRIBERS: Bound = Bound::auto(
+    Unit::Count,
+    1,
+    100_000_000,
+    "more than one machine holds; without this setting there is no bound but the number of connections",
+);
+
+/// `channels.delivery.batch_ms`.
+pub const DELIVERY_BATCH_MS: Bound = Bound::new(
+    Unit::Milliseconds,
+    0,
+    1,
+    SECOND_MS,
+    "people notice a delay from about 100 ms on; what waits for a second is memory",
+)
+.or_zero("messages are sent at once");
+
+/// `channels.delivery.batch_bytes`.
+pub const DELIVERY_BATCH_BYTES: Bound = Bound::new(
+    Unit::Bytes,
+    64 * KIB,
+    KIB,
+    256 * KIB,
+    "what is gathered is memory per channel, shard and form; from 256 KiB on one send does not take all of it",
+);
+
 /// `channels.history.ttl_ms`.
 pub const HISTORY_TTL_MS: Bound = Bound::new(
     Unit::Milliseconds,
@@ -482,7 +509,7 @@ pub const RING_MIN_WAIT_US: Bound = Bound::new(
 // ---- Relations -------------------------------------------------------------------------------
 
 /// Every bound that is a setting, for the assertions below.
-const ALL: [&Bound; 29] = [
+const ALL: [&Bound; 32] = [
     &SHARDS,
     &HEARTBEAT_INTERVAL_MS,
     &HEARTBEAT_TIMEOUT_MS,
@@ -501,6 +528,9 @@ const ALL: [&Bound; 29] = [
     &CHANNEL_NAME_BYTES,
     &MESH_PENDING_BYTES,
     &CHANNEL_DATA_BYTES,
+    &CHANNEL_SUBSCRIBERS,
+    &DELIVERY_BATCH_MS,
+    &DELIVERY_BATCH_BYTES,
     &HISTORY_SIZE,
     &HISTORY_TTL_MS,
     &PRESENCE_EVENTS_MAX_MEMBERS,

@@ -28,7 +28,9 @@ mod rule_tests;
 pub mod settings;
 mod value;
 
-pub use channels::{Access, Allow, ChannelRule, HistoryRule, PresenceRule};
+pub use channels::{
+    Access, Allow, ChannelRule, DeliveryRule, HistoryRule, PresenceRule, SlowConsumer,
+};
 pub use error::{ConfigError, Origin};
 pub use listen::ListenSyntaxError;
 pub use load::{FlagValue, Loaded, Sources, load};
