@@ -12,7 +12,7 @@ use ringwire::hub::home::{ChannelRef, Home, Interest};
 use ringwire::hub::local::Local;
 use ringwire::hub::rules::ChannelRules;
 use ringwire::hub::subscribers::Subscribers;
-use ringwire::hub::{Delivery, Publication};
+use ringwire::hub::{Delivery, Form, Publication};
 use ringwire::mesh::{Links, Mesh, Message};
 use ringwire::ring::{Payload, PayloadPool};
 use ringwire::session::Session;
@@ -182,14 +182,14 @@ struct Room {
 impl Room {
     fn new(subscribers: u32) -> Self {
         let mut home = Home::new(1, 2, ChannelRules::new(&[]), 0);
-        let mut local = Local::new(0, 1, 1);
-        let (channel, asked) = local.enter(CHANNEL, false);
+        let mut local = Local::new(0, 1, 1, ChannelRules::new(&[]));
+        let (channel, asked) = local.enter(CHANNEL);
         let (_, interest) = asked.expect("the first subscriber asks");
-        local.join(channel, 0, Bytes::new());
+        local.join(channel, 0, Form::PLAIN, Bytes::new());
         let (number, position) = home.interest(CHANNEL, interest);
         local.live(channel, interest.serial, number, position);
         for key in 1..subscribers {
-            local.join(channel, key, Bytes::new());
+            local.join(channel, key, Form::PLAIN, Bytes::new());
         }
         Self {
             home,
@@ -220,7 +220,7 @@ impl Room {
     ) {
         let (name, channel) = self
             .local
-            .receive(interest.channel, interest.serial, delivery.offset)
+            .receive(interest.channel, interest.serial, delivery.offset, 0)
             .expect("the channel has subscribers");
         scratch.clear();
         let published = Published {
@@ -232,7 +232,8 @@ impl Room {
             publication: &delivery.publication,
         };
         let kind = session.encode(&published, scratch);
-        frame::encode(&mut channel.turn.frames, kind.into(), scratch);
+        let (turn, _) = channel.turn();
+        frame::encode(&mut turn.part(Form::PLAIN).frames, kind.into(), scratch);
     }
 }
 
@@ -251,11 +252,13 @@ fn fan_out(c: &mut Criterion) {
             b.iter(|| {
                 let (interest, delivery) = room.publish(publication.clone());
                 room.receive(&mut session, &mut scratch, interest, &delivery);
-                room.local.take_touched(&mut touched);
+                room.local.take_touched(&mut touched, 0);
                 for &channel in &touched {
-                    let frames = room.local.take_turn(channel).frames;
+                    let mut turn = room.local.take_turn(channel).expect("touched");
+                    let frames = std::mem::take(&mut turn.part(Form::PLAIN).frames);
+                    room.local.put_turn(turn);
                     let payload = Payload::own(frames);
-                    let subscribers = room.local.subscribers(channel).expect("live");
+                    let subscribers = room.local.subscribers(channel, Form::PLAIN).expect("live");
                     subscribers.for_each(|key| {
                         black_box((key, payload.clone()));
                     });
@@ -281,7 +284,7 @@ fn fan_out(c: &mut Criterion) {
             }
             let channel = room.channel;
             black_box(room.local.take_turn(channel));
-            room.local.take_touched(&mut Vec::new());
+            room.local.take_touched(&mut Vec::new(), 0);
         });
     });
 }

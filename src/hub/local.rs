@@ -6,17 +6,25 @@
 
 use super::home::{ChannelRef, Interest};
 use super::names::home_of;
-use super::subscribers::Subscribers;
-use super::{Names, Position};
+use super::rules::{ChannelRules, RuleNumber};
+use super::subscribers::{ByForm, Subscribers};
+use super::turn::Turn;
+use super::{Form, Names, Position};
 use bytes::Bytes;
 use smallvec::SmallVec;
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+
+/// Emptied turns that are kept for the next ones.
+const SPARE_TURNS: usize = 64;
 
 /// A subscriber that waits for the home shard's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
     /// The connection's key in this shard's slab.
     pub key: u32,
+    /// What it gets of the channel's messages.
+    pub form: Form,
     /// What the handler wants back with the confirmation (a request's id).
     pub tag: Bytes,
     /// With this it has become a subscriber.
@@ -27,55 +35,69 @@ pub struct Waiting {
 /// the last message was.
 struct Asking {
     question: u32,
+    form: Form,
     /// Of what it has asked for, first with the question.
     tags: SmallVec<[Bytes; 1]>,
 }
 
-/// A part of a turn's frames that one connection does not get: what it published itself with
-/// `"echo":false`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Excluded {
-    /// The connection's key.
-    pub key: u32,
-    /// Where the frame starts in the turn's bytes.
-    pub start: u32,
-    /// Where it ends.
-    pub end: u32,
-}
-
-/// One channel as this shard sees it.
+/// Who is about to subscribe.
 #[derive(Default)]
-pub struct Channel {
-    home: u16,
-    serial: u32,
-    live: Option<(u32, Position)>,
-    /// Whether the home wants to know who the subscribers are.
-    presence: bool,
-    subscribers: Subscribers,
+struct Pending {
     /// Until the channel is live.
     waiting: Vec<Waiting>,
     /// By key.
     asking: HashMap<u32, Asking>,
-    /// What this turn brought.
-    pub turn: Turn,
 }
 
-/// What a turn brought for a channel.
-#[derive(Default)]
-pub struct Turn {
-    /// Its messages as frames, back to back.
-    pub frames: Vec<u8>,
-    /// How many they are.
-    pub messages: u32,
-    /// What single connections don't get of them.
-    pub excluded: SmallVec<[Excluded; 1]>,
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.asking.is_empty()
+    }
 }
+
+/// One channel as this shard sees it.
+pub struct Channel {
+    /// While it is live.
+    position: Position,
+    subscribers: ByForm,
+    pending: Option<Box<Pending>>,
+    turn: Option<Box<Turn>>,
+    serial: u32,
+    /// Its number at its home, while it is live.
+    home_number: u32,
+    home: u16,
+    rule: RuleNumber,
+    live: bool,
+}
+
+const _: () = assert!(size_of::<Channel>() <= 72, "there may be a million");
 
 impl Channel {
     /// Who hears it.
     #[must_use]
-    pub fn subscribers(&self) -> &Subscribers {
+    pub fn subscribers(&self) -> &ByForm {
         &self.subscribers
+    }
+
+    /// The rule that it follows.
+    #[must_use]
+    pub fn rule(&self) -> RuleNumber {
+        self.rule
+    }
+
+    /// What this turn has brought so far, and who gets it.
+    pub fn turn(&mut self) -> (&mut Turn, &ByForm) {
+        (self.turn.get_or_insert_default(), &self.subscribers)
+    }
+
+    fn pending(&mut self) -> &mut Pending {
+        self.pending.get_or_insert_default()
+    }
+
+    fn release_pending(&mut self) {
+        if self.pending.as_ref().is_some_and(|one| one.is_empty()) {
+            self.pending = None;
+        }
     }
 }
 
@@ -95,22 +117,38 @@ pub struct Local {
     shard: u16,
     shards: usize,
     seed: u64,
+    rules: ChannelRules,
+    /// Of those of the rules that gather at all.
+    shortest_batch_ms: u32,
     channels: Names<Channel>,
     next_serial: u32,
     touched: Vec<u32>,
+    /// Channels whose messages are gathered for a while: until when, number, interest.
+    windows: BinaryHeap<Reverse<(u64, u32, u32)>>,
+    #[expect(clippy::vec_box, reason = "channels hold them in boxes")]
+    spare: Vec<Box<Turn>>,
 }
 
 impl Local {
     /// `seed` is the same on all shards of the process.
     #[must_use]
-    pub fn new(shard: u16, shards: usize, seed: u64) -> Self {
+    pub fn new(shard: u16, shards: usize, seed: u64, rules: ChannelRules) -> Self {
         Self {
             shard,
             shards,
             seed,
+            shortest_batch_ms: rules
+                .iter()
+                .map(|rule| rule.delivery.batch_ms)
+                .filter(|batch_ms| *batch_ms > 0)
+                .min()
+                .unwrap_or(u32::MAX),
+            rules,
             channels: Names::new(seed),
             next_serial: 0,
             touched: Vec::new(),
+            windows: BinaryHeap::new(),
+            spare: Vec::new(),
         }
     }
 
@@ -132,9 +170,16 @@ impl Local {
         self.channels.find(name)
     }
 
-    /// Name and state of a channel.
-    pub fn channel_mut(&mut self, channel: u32) -> Option<(&str, &mut Channel)> {
-        self.channels.entry_mut(channel)
+    /// The name of a channel.
+    #[must_use]
+    pub fn name(&self, number: u32) -> Option<&str> {
+        self.channels.name(number)
+    }
+
+    /// A channel.
+    #[must_use]
+    pub fn channel(&self, number: u32) -> Option<&Channel> {
+        self.channels.get(number)
     }
 
     /// Where to publish to a channel, and how the home knows it best.
@@ -146,8 +191,8 @@ impl Local {
             .and_then(|key| self.channels.get(key))
         {
             match channel.live {
-                Some((number, _)) => (channel.home, ChannelRef::Number(number)),
-                None => (channel.home, ChannelRef::Name(name.into())),
+                true => (channel.home, ChannelRef::Number(channel.home_number)),
+                false => (channel.home, ChannelRef::Name(name.into())),
             }
         } else {
             (self.home_of(name), ChannelRef::Name(name.into()))
@@ -163,21 +208,21 @@ impl Local {
     /// How many subscriptions of a connection to a channel wait for the home's answer.
     #[must_use]
     pub fn waits(&self, number: u32, key: u32) -> usize {
-        let Some(channel) = self.channels.get(number) else {
+        let channel = self.channels.get(number);
+        let Some(pending) = channel.and_then(|channel| channel.pending.as_ref()) else {
             return 0;
         };
         let own = |waiting: &&Waiting| waiting.key == key;
-        let asking = channel
+        let asking = pending
             .asking
             .get(&key)
             .map_or(0, |asking| asking.tags.len());
-        asking + channel.waiting.iter().filter(own).count()
+        asking + pending.waiting.iter().filter(own).count()
     }
 
     /// The number of a channel that somebody is about to subscribe to, and, when nobody here is
-    /// subscribed to it yet, what to tell its home shard. `presence`: whether the home wants to know who
-    /// subscribes to this channel.
-    pub fn enter(&mut self, name: &str, presence: bool) -> (u32, Option<(u16, Interest)>) {
+    /// subscribed to it yet, what to tell its home shard.
+    pub fn enter(&mut self, name: &str) -> (u32, Option<(u16, Interest)>) {
         if let Some(number) = self.channels.find(name) {
             return (number, None);
         }
@@ -185,10 +230,18 @@ impl Local {
         let serial = self.next_serial;
         self.next_serial = self.next_serial.wrapping_add(1);
         let channel = Channel {
-            home,
+            position: Position {
+                offset: 0,
+                epoch: 0,
+            },
+            subscribers: ByForm::default(),
+            pending: None,
+            turn: None,
             serial,
-            presence,
-            ..Channel::default()
+            home_number: 0,
+            home,
+            rule: self.rules.find(name),
+            live: false,
         };
         let number = self.channels.insert(name, channel);
         let interest = Interest {
@@ -202,14 +255,14 @@ impl Local {
     /// Adds a subscriber that is not subscribed yet. The caller has delivered the channel's pending
     /// frames before. Returns what it hears everything after, or `None` when that is known only with the
     /// home's answer.
-    pub fn join(&mut self, number: u32, key: u32, tag: Bytes) -> Option<Position> {
-        let position = self.position_for(number, key, tag)?;
+    pub fn join(&mut self, number: u32, key: u32, form: Form, tag: Bytes) -> Option<Position> {
+        let position = self.position_for(number, key, form, tag)?;
         let channel = self.channels.get_mut(number)?;
         debug_assert!(
-            channel.turn.frames.is_empty(),
+            channel.turn.is_none(),
             "pending frames go to earlier subscribers"
         );
-        channel.subscribers.insert(key);
+        channel.subscribers.insert(key, form);
         Some(position)
     }
 
@@ -220,42 +273,64 @@ impl Local {
         &mut self,
         number: u32,
         key: u32,
+        form: Form,
         tag: Bytes,
     ) -> Option<(u16, ChannelRef, Interest, u32)> {
         let (name, channel) = self.channels.entry_mut(number)?;
         let question = self.next_serial;
         self.next_serial = self.next_serial.wrapping_add(1);
-        let tags = SmallVec::from_buf([tag]);
-        channel.asking.insert(key, Asking { question, tags });
+        let asking = Asking {
+            question,
+            form,
+            tags: SmallVec::from_buf([tag]),
+        };
+        channel.pending().asking.insert(key, asking);
         let interest = Interest {
             shard: self.shard,
             channel: number,
             serial: channel.serial,
         };
         let known = match channel.live {
-            Some((home_number, _)) => ChannelRef::Number(home_number),
-            None => ChannelRef::Name(name.into()),
+            true => ChannelRef::Number(channel.home_number),
+            false => ChannelRef::Name(name.into()),
         };
         Some((channel.home, known, interest, question))
     }
 
-    /// Asks again on behalf of a connection that is subscribed already: its position, or `None`
-    /// while the home's answer is awaited (the new tag is confirmed with the first one then).
-    pub fn position_for(&mut self, number: u32, key: u32, tag: Bytes) -> Option<Position> {
+    /// Asks again on behalf of a connection that is subscribed already, possibly for another form: its
+    /// position, or `None` while the home's answer is awaited (the new tag is confirmed with the first one
+    /// then).
+    pub fn position_for(
+        &mut self,
+        number: u32,
+        key: u32,
+        form: Form,
+        tag: Bytes,
+    ) -> Option<Position> {
         let channel = self.channels.get_mut(number)?;
-        if let Some(asking) = channel.asking.get_mut(&key) {
+        let pending = channel.pending.as_mut();
+        if let Some(asking) = pending.and_then(|pending| pending.asking.get_mut(&key)) {
+            asking.form = form;
             asking.tags.push(tag);
             return None;
         }
-        let position = channel.live.map(|(_, position)| position);
-        if position.is_none() {
-            channel.waiting.push(Waiting {
-                key,
-                tag,
-                joined: false,
-            });
+        if channel.live {
+            if channel
+                .subscribers
+                .form_of(key)
+                .is_some_and(|had| had != form)
+            {
+                channel.subscribers.insert(key, form);
+            }
+            return Some(channel.position);
         }
-        position
+        channel.pending().waiting.push(Waiting {
+            key,
+            form,
+            tag,
+            joined: false,
+        });
+        None
     }
 
     /// Gives up what a connection asked for and has not got yet: the tags of its subscriptions that
@@ -264,24 +339,34 @@ impl Local {
         let Some(channel) = self.channels.get_mut(number) else {
             return Vec::new();
         };
-        let asking = channel.asking.remove(&key);
+        let Some(pending) = &mut channel.pending else {
+            return Vec::new();
+        };
+        let asking = pending.asking.remove(&key);
         let asking = asking.into_iter().flat_map(|asking| asking.tags);
-        let waiting = channel.waiting.extract_if(.., |waiting| waiting.key == key);
-        asking.chain(waiting.map(|waiting| waiting.tag)).collect()
+        let waiting = pending.waiting.extract_if(.., |waiting| waiting.key == key);
+        let tags = asking.chain(waiting.map(|waiting| waiting.tag)).collect();
+        channel.release_pending();
+        tags
     }
 
     /// Removes a subscriber, confirmed or not. `Some` when it was the last one here.
     pub fn unsubscribe(&mut self, number: u32, key: u32) -> Option<GivenUp> {
         let channel = self.channels.get_mut(number)?;
         channel.subscribers.remove(key);
-        channel.waiting.retain(|waiting| waiting.key != key);
-        channel.asking.remove(&key);
-        let waited_for = !channel.waiting.is_empty() || !channel.asking.is_empty();
-        if !channel.subscribers.is_empty() || waited_for {
+        if let Some(pending) = &mut channel.pending {
+            pending.waiting.retain(|waiting| waiting.key != key);
+            pending.asking.remove(&key);
+            channel.release_pending();
+        }
+        if !channel.subscribers.is_empty() || channel.pending.is_some() {
             return None;
         }
         let name = self.channels.name(number)?.into();
         let channel = self.channels.remove(number)?;
+        if let Some(turn) = channel.turn {
+            self.put_turn(turn);
+        }
         Some(GivenUp {
             home: channel.home,
             name,
@@ -305,11 +390,18 @@ impl Local {
         else {
             return Vec::new();
         };
-        channel.live = Some((home_number, position));
-        let mut confirmed = std::mem::take(&mut channel.waiting);
+        channel.live = true;
+        channel.home_number = home_number;
+        channel.position = position;
+        let Some(pending) = &mut channel.pending else {
+            return Vec::new();
+        };
+        let mut confirmed = std::mem::take(&mut pending.waiting);
         for subscriber in &mut confirmed {
-            subscriber.joined = channel.subscribers.insert(subscriber.key);
+            let Waiting { key, form, .. } = *subscriber;
+            subscriber.joined = channel.subscribers.insert(key, form);
         }
+        channel.release_pending();
         confirmed
     }
 
@@ -324,27 +416,26 @@ impl Local {
         else {
             return Vec::new();
         };
-        let asks = channel.asking.get(&key);
+        let Some(pending) = &mut channel.pending else {
+            return Vec::new();
+        };
+        let asks = pending.asking.get(&key);
         if asks.is_none_or(|asking| asking.question != question) {
             return Vec::new();
         }
-        let Some(asking) = channel.asking.remove(&key) else {
+        let Some(Asking { form, tags, .. }) = pending.asking.remove(&key) else {
             return Vec::new();
         };
-        if channel.asking.is_empty() {
-            channel.asking = HashMap::new();
-        }
+        channel.release_pending();
+        debug_assert!(channel.live, "the home has answered the interest before");
         debug_assert!(
-            channel.live.is_some(),
-            "the home has answered the interest before"
-        );
-        debug_assert!(
-            channel.turn.frames.is_empty(),
+            channel.turn.is_none(),
             "pending frames go to earlier subscribers"
         );
-        let mut joined = channel.subscribers.insert(key);
-        let waiting = asking.tags.into_iter().map(|tag| Waiting {
+        let mut joined = channel.subscribers.insert(key, form);
+        let waiting = tags.into_iter().map(|tag| Waiting {
             key,
+            form,
             tag,
             joined: std::mem::take(&mut joined),
         });
@@ -355,9 +446,11 @@ impl Local {
     /// and the channel's number there. `None` when nobody wants to know.
     #[must_use]
     pub fn presence(&self, number: u32) -> Option<(u16, u32)> {
-        let channel = self.channels.get(number)?;
-        let (home_number, _) = channel.live?;
-        channel.presence.then_some((channel.home, home_number))
+        let channel = self.channels.get(number).filter(|channel| channel.live)?;
+        let presence = self.rules.get(channel.rule).presence;
+        presence
+            .enabled
+            .then_some((channel.home, channel.home_number))
     }
 
     /// Whether a connection is a subscriber of a channel, not only about to be one.
@@ -365,100 +458,154 @@ impl Local {
     pub fn is_subscriber(&self, number: u32, key: u32) -> bool {
         self.channels
             .get(number)
-            .is_some_and(|channel| channel.subscribers.contains(key))
+            .is_some_and(|channel| channel.subscribers.form_of(key).is_some())
     }
 
     /// The channels whose homes want to know who their subscribers are: home, number there, subscribers.
     #[cfg(test)]
-    pub(crate) fn with_presence(&self) -> impl Iterator<Item = (u16, u32, &Subscribers)> {
-        self.channels.values().filter_map(|channel| {
-            let (home_number, _) = channel.live.filter(|_| channel.presence)?;
-            Some((channel.home, home_number, &channel.subscribers))
-        })
+    pub(crate) fn with_presence(&self) -> impl Iterator<Item = (u16, u32, &ByForm)> {
+        let told =
+            |channel: &&Channel| channel.live && self.rules.get(channel.rule).presence.enabled;
+        let channels = self.channels.values().filter(told);
+        channels.map(|channel| (channel.home, channel.home_number, &channel.subscribers))
     }
 
-    /// A message from the home: notes the channel's new position, puts the channel on the list of
-    /// this turn's channels and returns it with its name, for its frame to be appended. `None` when
-    /// nobody here hears it any more.
+    /// A message from the home: notes the channel's new position and returns the channel with its name,
+    /// for the message's frames to be added to its turn. `None` when nobody here hears it any more.
     pub fn receive(
         &mut self,
         number: u32,
         serial: u32,
         offset: u64,
+        now_ms: u64,
     ) -> Option<(&str, &mut Channel)> {
-        let (name, channel) = self.channels.entry_mut(number)?;
-        if channel.serial != serial {
-            return None;
-        }
-        let (_, position) = channel.live.as_mut()?;
+        let (_, channel) = self.touch(number, serial, now_ms)?;
         debug_assert_eq!(
-            position.offset + 1,
+            channel.position.offset + 1,
             offset,
             "the home's messages come in order, without gaps"
         );
-        position.offset = offset;
-        if channel.turn.frames.is_empty() {
-            self.touched.push(number);
-        }
-        Some((name, channel))
+        channel.position.offset = offset;
+        let (turn, _) = channel.turn();
+        turn.messages += 1;
+        turn.offset = offset;
+        self.channels.entry_mut(number)
     }
 
-    /// Something from the home besides a message: as [`Self::receive`], without an offset.
-    pub fn touch(&mut self, number: u32, serial: u32) -> Option<(&str, &mut Channel)> {
+    /// Something from the home besides a message: as [`Self::receive`], without an offset. Sees to it that
+    /// the channel's turn will be delivered.
+    pub fn touch(&mut self, number: u32, serial: u32, now_ms: u64) -> Option<(&str, &mut Channel)> {
         let (name, channel) = self.channels.entry_mut(number)?;
-        if channel.serial != serial || channel.live.is_none() {
+        if channel.serial != serial || !channel.live {
             return None;
         }
-        if channel.turn.frames.is_empty() {
-            self.touched.push(number);
+        if channel.turn.is_none() {
+            let mut turn = self.spare.pop().unwrap_or_default();
+            let batch_ms = self.rules.get(channel.rule).delivery.batch_ms;
+            turn.due_ms = now_ms + u64::from(batch_ms);
+            match batch_ms {
+                0 => self.touched.push(number),
+                _ => self.windows.push(Reverse((turn.due_ms, number, serial))),
+            }
+            channel.turn = Some(turn);
         }
+        let (turn, _) = channel.turn();
+        turn.items += 1;
         Some((name, channel))
     }
 
-    /// Bytes of frames that a channel has to deliver.
+    /// Bytes that a channel has to deliver to one subscriber.
     #[must_use]
     pub fn pending_bytes(&self, number: u32) -> usize {
-        self.channels
-            .get(number)
-            .map_or(0, |channel| channel.turn.frames.len())
+        let channel = self.channels.get(number);
+        let turn = channel.and_then(|channel| channel.turn.as_ref());
+        turn.map_or(0, |turn| turn.bytes())
     }
 
-    /// The channels with frames to deliver; the list is empty afterwards.
-    pub fn take_touched(&mut self, into: &mut Vec<u32>) {
+    /// Whether some of them are to become a batch.
+    #[must_use]
+    pub fn has_entries(&self, number: u32) -> bool {
+        let channel = self.channels.get(number);
+        let turn = channel.and_then(|channel| channel.turn.as_ref());
+        turn.is_some_and(|turn| turn.has_entries())
+    }
+
+    /// The channels with something to deliver now; each is listed once.
+    pub fn take_touched(&mut self, into: &mut Vec<u32>, now_ms: u64) {
         into.clear();
         std::mem::swap(into, &mut self.touched);
-    }
-
-    /// Takes what waits for a channel's subscribers, its exclusions sorted.
-    pub fn take_turn(&mut self, number: u32) -> Turn {
-        match self.channels.get_mut(number) {
-            Some(channel) => {
-                let mut turn = std::mem::take(&mut channel.turn);
-                turn.excluded.sort_unstable();
-                turn
+        while let Some(&Reverse((due_ms, number, serial))) = self.windows.peek()
+            && due_ms <= now_ms
+        {
+            self.windows.pop();
+            // It may have been delivered early, and gather again, for a time of its own.
+            let gathers = self.channels.get(number).is_some_and(|channel| {
+                let turn = channel.turn.as_ref();
+                channel.serial == serial && turn.is_some_and(|turn| turn.due_ms == due_ms)
+            });
+            if gathers {
+                into.push(number);
             }
-            None => Turn::default(),
         }
     }
 
-    /// Who hears a channel.
+    /// In how many milliseconds to look again for gathered messages that are due. `None`: nothing gathers.
     #[must_use]
-    pub fn subscribers(&self, number: u32) -> Option<&Subscribers> {
-        self.channels.get(number).map(Channel::subscribers)
+    pub fn due_in_ms(&self, now_ms: u64) -> Option<u32> {
+        let Reverse((due_ms, _, _)) = self.windows.peek()?;
+        // Never longer than the shortest time that a rule gathers for: what begins to gather meanwhile is
+        // due later than that.
+        let in_ms = due_ms.saturating_sub(now_ms);
+        Some(in_ms.min(self.shortest_batch_ms.into()) as u32)
+    }
+
+    /// Ends all gathering: what has gathered is delivered with this turn.
+    pub fn stop_gathering(&mut self) {
+        for Reverse((_, number, _)) in self.windows.drain() {
+            self.touched.push(number);
+        }
+    }
+
+    /// Takes what waits for a channel's subscribers.
+    pub fn take_turn(&mut self, number: u32) -> Option<Box<Turn>> {
+        self.channels.get_mut(number)?.turn.take()
+    }
+
+    /// Takes a turn back that has been delivered.
+    pub fn put_turn(&mut self, mut turn: Box<Turn>) {
+        if self.spare.len() < SPARE_TURNS {
+            turn.clear();
+            self.spare.push(turn);
+        }
+    }
+
+    /// Those who get a channel's messages in one form.
+    #[must_use]
+    pub fn subscribers(&self, number: u32, form: Form) -> Option<&Subscribers> {
+        self.channels.get(number)?.subscribers.of(form)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ChannelRule;
 
     /// What the channel's home is told, if anything, and the subscriber's position, if it is known.
     type Subscribed = (Option<Interest>, Option<Position>);
 
     fn subscribe(local: &mut Local, key: u32) -> (u32, Subscribed) {
-        let (number, ask) = local.enter("c", false);
-        let position = local.join(number, key, Bytes::from_static(b"1"));
+        let (number, ask) = local.enter("c");
+        let position = local.join(number, key, Form::PLAIN, Bytes::from_static(b"1"));
         (number, (ask.map(|(_, interest)| interest), position))
+    }
+
+    fn local_with(rule: ChannelRule) -> Local {
+        Local::new(0, 1, 1, ChannelRules::new(&[rule]))
+    }
+
+    fn local() -> Local {
+        local_with(ChannelRule::default())
     }
 
     fn first(local: &mut Local, key: u32) -> (u32, Interest) {
@@ -474,7 +621,7 @@ mod tests {
 
     #[test]
     fn the_first_subscriber_asks_and_the_answer_confirms_all() {
-        let mut local = Local::new(0, 1, 1);
+        let mut local = local();
         let (number, interest) = first(&mut local, 5);
         assert_eq!(subscribe(&mut local, 3).1, (None, None));
         assert!(matches!(local.route("c").1, ChannelRef::Name(_)));
@@ -490,7 +637,7 @@ mod tests {
         assert_eq!(subscribe(&mut local, 4).1, (None, Some(position(4))));
         let mut order = Vec::new();
         local
-            .subscribers(number)
+            .subscribers(number, Form::PLAIN)
             .unwrap()
             .for_each(|key| order.push(key));
         assert_eq!(order, [3, 4, 5]);
@@ -498,7 +645,7 @@ mod tests {
 
     #[test]
     fn an_answer_to_an_ended_interest_is_ignored() {
-        let mut local = Local::new(0, 1, 1);
+        let mut local = local();
         let (number, old) = first(&mut local, 5);
         let given_up = local.unsubscribe(number, 5).expect("the last one left");
         assert_eq!(
@@ -507,23 +654,23 @@ mod tests {
         );
         let (number, new) = first(&mut local, 6);
         assert!(local.live(number, old.serial, 1, position(0)).is_empty());
-        assert!(local.receive(number, old.serial, 1).is_none());
+        assert!(local.receive(number, old.serial, 1, 0).is_none());
         assert!(
-            local.receive(number, new.serial, 1).is_none(),
+            local.receive(number, new.serial, 1, 0).is_none(),
             "not live yet"
         );
         assert_eq!(local.live(number, new.serial, 1, position(1)).len(), 1);
-        assert!(local.receive(number, old.serial, 2).is_none());
-        assert!(local.receive(number, new.serial, 2).is_some());
+        assert!(local.receive(number, old.serial, 2, 0).is_none());
+        assert!(local.receive(number, new.serial, 2, 0).is_some());
     }
 
     #[test]
     fn what_is_given_up_early_is_named() {
-        let mut local = Local::new(0, 1, 1);
+        let mut local = local();
         let (number, _) = subscribe(&mut local, 5);
         subscribe(&mut local, 6);
         assert_eq!(
-            local.position_for(number, 5, Bytes::from_static(b"2")),
+            local.position_for(number, 5, Form::PLAIN, Bytes::from_static(b"2")),
             None
         );
         assert_eq!(local.abandon(number, 5), ["1", "2"]);
@@ -534,37 +681,49 @@ mod tests {
 
     #[test]
     fn a_turns_channels_are_listed_once() {
-        let mut local = Local::new(0, 1, 1);
+        let mut local = local();
         let (number, _) = subscribe(&mut local, 5);
         local.live(number, 0, 1, position(0));
         for offset in 1..=3 {
-            let (name, channel) = local.receive(number, 0, offset).unwrap();
+            let (name, channel) = local.receive(number, 0, offset, 0).unwrap();
             assert_eq!(name, "c");
-            channel.turn.frames.push(b'x');
+            channel.turn().0.part(Form::PLAIN).frames.push(b'x');
         }
         let mut touched = Vec::new();
-        local.take_touched(&mut touched);
+        local.take_touched(&mut touched, 0);
         assert_eq!(touched, [number]);
-        assert_eq!(local.take_turn(number).frames, b"xxx");
+        let mut turn = local.take_turn(number).unwrap();
+        assert_eq!(turn.part(Form::PLAIN).frames, b"xxx");
+        assert_eq!((turn.messages, turn.offset), (3, 3));
         assert_eq!(subscribe(&mut local, 9).1, (None, Some(position(3))));
-        local.take_touched(&mut touched);
+        local.take_touched(&mut touched, 0);
         assert!(touched.is_empty());
     }
 
     #[test]
     fn who_asks_joins_with_the_answer() {
-        let mut local = Local::new(0, 1, 1);
+        let mut local = local();
         let (number, interest) = first(&mut local, 5);
-        let (_, known, same, question) = local.ask(number, 6, Bytes::from_static(b"6")).unwrap();
+        let (_, known, same, question) = local
+            .ask(number, 6, Form::PLAIN, Bytes::from_static(b"6"))
+            .unwrap();
         assert!(matches!(known, ChannelRef::Name(_)));
         assert_eq!(same, interest);
         // Once more before the answer: confirmed with it.
-        assert_eq!(local.join(number, 6, Bytes::from_static(b"again")), None);
+        assert_eq!(
+            local.join(number, 6, Form::PLAIN, Bytes::from_static(b"again")),
+            None
+        );
         let live = local.live(number, interest.serial, 77, position(4));
         assert_eq!(live.len(), 1, "6 still waits");
-        let (_, known, _, later) = local.ask(number, 7, Bytes::from_static(b"7")).unwrap();
+        let (_, known, _, later) = local
+            .ask(number, 7, Form::PLAIN, Bytes::from_static(b"7"))
+            .unwrap();
         assert_eq!(known, ChannelRef::Number(77));
-        assert_eq!(local.join(number, 6, Bytes::from_static(b"third")), None);
+        assert_eq!(
+            local.join(number, 6, Form::PLAIN, Bytes::from_static(b"third")),
+            None
+        );
         let tags = |waiting: Vec<Waiting>| -> Vec<Bytes> {
             waiting.into_iter().map(|one| one.tag).collect()
         };
@@ -573,12 +732,61 @@ mod tests {
             tags(local.answered(number, serial, question, 6)),
             ["6", "again", "third"]
         );
-        assert_eq!(local.join(number, 6, Bytes::new()), Some(position(4)));
+        assert_eq!(
+            local.join(number, 6, Form::PLAIN, Bytes::new()),
+            Some(position(4))
+        );
         assert!(local.answered(number, serial, question, 6).is_empty());
         assert!(local.answered(number, serial + 9, later, 7).is_empty());
         // Gives up: the answer finds nobody.
         assert_eq!(local.abandon(number, 7), ["7"]);
         assert_eq!(local.unsubscribe(number, 7), None);
         assert!(local.answered(number, serial, later, 7).is_empty());
+    }
+
+    #[test]
+    fn what_is_gathered_is_due_once() {
+        let mut rule = ChannelRule::default();
+        rule.delivery.batch_ms = 50;
+        let mut local = local_with(rule);
+        let (number, _) = subscribe(&mut local, 5);
+        local.live(number, 0, 1, position(0));
+        local.receive(number, 0, 1, 1000).unwrap();
+        local.receive(number, 0, 2, 1040).unwrap();
+        assert_eq!(local.due_in_ms(1020), Some(30));
+        assert_eq!(local.due_in_ms(900), Some(50));
+        let mut due = Vec::new();
+        let mut due_at = |local: &mut Local, now_ms| {
+            local.take_touched(&mut due, now_ms);
+            due.clone()
+        };
+        let nothing: [u32; 0] = [];
+        assert_eq!(due_at(&mut local, 1049), nothing);
+        assert_eq!(due_at(&mut local, 1050), [number]);
+        local.take_turn(number).unwrap();
+        // Delivered early, because somebody joins: what follows has a time of its own.
+        local.receive(number, 0, 3, 1060).unwrap();
+        local.take_turn(number).unwrap();
+        local.receive(number, 0, 4, 1070).unwrap();
+        assert_eq!(due_at(&mut local, 1110), nothing);
+        assert_eq!(due_at(&mut local, 1120), [number]);
+        assert_eq!(local.due_in_ms(1120), None);
+        local.take_turn(number).unwrap();
+        local.receive(number, 0, 5, 1200).unwrap();
+        local.stop_gathering();
+        assert_eq!(due_at(&mut local, 1200), [number]);
+    }
+
+    #[test]
+    fn a_subscriber_may_change_its_form() {
+        let mut local = local();
+        let (number, interest) = first(&mut local, 5);
+        let batched = Form::new(0, true);
+        local.live(number, interest.serial, 1, position(0));
+        let again = local.position_for(number, 5, batched, Bytes::new());
+        assert_eq!(again, Some(position(0)));
+        assert!(local.subscribers(number, Form::PLAIN).is_none());
+        assert!(local.subscribers(number, batched).unwrap().contains(5));
+        assert!(local.unsubscribe(number, 5).is_some());
     }
 }

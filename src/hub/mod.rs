@@ -9,6 +9,7 @@
 //! Nothing here does I/O or knows a socket: [`local::Local`] and [`home::Home`] change their state
 //! and say what to send to which shard; the shard's core carries it.
 
+mod chunks;
 pub mod directory;
 pub mod history;
 pub mod home;
@@ -17,6 +18,7 @@ mod names;
 pub mod presence;
 pub mod rules;
 pub mod subscribers;
+pub mod turn;
 pub mod users;
 
 use bytes::Bytes;
@@ -31,6 +33,49 @@ pub struct Position {
     /// Which life of the channel the offset counts in. Drawn at random below 2^48, so that it is
     /// exact in JSON.
     pub epoch: u64,
+}
+
+/// How many forms there are.
+pub const FORMS: usize = 4;
+
+/// What a subscriber gets of a channel's messages: their encoding, and whether they come one by one or in
+/// batches. Each form is written once per shard, and only where somebody gets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Form(u8);
+
+impl Form {
+    /// The first encoding, one by one.
+    pub const PLAIN: Self = Self(0);
+
+    /// The form of an encoding, below half of [`FORMS`].
+    #[must_use]
+    pub fn new(encoding: u8, batched: bool) -> Self {
+        debug_assert!(usize::from(encoding) < FORMS / 2, "encodings are few");
+        Self(encoding % 2 + 2 * u8::from(batched))
+    }
+
+    /// All forms, by their index.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..FORMS as u8).map(Self)
+    }
+
+    /// A number below [`FORMS`].
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0.into()
+    }
+
+    /// Which encoding.
+    #[must_use]
+    pub fn encoding(self) -> u8 {
+        self.0 % 2
+    }
+
+    /// Whether messages come in batches.
+    #[must_use]
+    pub fn is_batched(self) -> bool {
+        self.0 >= 2
+    }
 }
 
 /// What was published: opaque to the hub, shared by all shards that deliver it.

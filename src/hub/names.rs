@@ -1,18 +1,20 @@
-//! Names to numbers: a slab of named things with an index over their names, each name stored once.
+//! Names to numbers: named things with an index over their names, each name stored once.
 
+use super::chunks::Chunks;
+use compact_str::CompactString;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
-use slab::Slab;
 use std::hash::BuildHasher;
 
 struct Named<T> {
-    name: Box<str>,
+    /// Up to 24 bytes stand here, without an allocation: most names of channels and users.
+    name: CompactString,
     value: T,
 }
 
 /// Values found by name or by number. The number of a value never changes while it is there.
 pub struct Names<T> {
-    values: Slab<Named<T>>,
+    values: Chunks<Named<T>>,
     index: HashTable<u32>,
     hasher: FixedState,
 }
@@ -23,7 +25,7 @@ impl<T> Names<T> {
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self {
-            values: Slab::new(),
+            values: Chunks::default(),
             index: HashTable::new(),
             hasher: FixedState::with_seed(seed),
         }
@@ -34,7 +36,7 @@ impl<T> Names<T> {
     pub fn find(&self, name: &str) -> Option<u32> {
         let hash = self.hasher.hash_one(name);
         self.index
-            .find(hash, |&key| &*self.values[key as usize].name == name)
+            .find(hash, |&key| self.name(key) == Some(name))
             .copied()
     }
 
@@ -49,53 +51,68 @@ impl<T> Names<T> {
         let key = values.insert(Named {
             name: name.into(),
             value,
-        }) as u32;
+        });
         index.insert_unique(hasher.hash_one(name), key, |&other| {
-            hasher.hash_one(&*values[other as usize].name)
+            let name = values.get(other).map(|named| named.name.as_str());
+            hasher.hash_one(name.unwrap_or_default())
         });
         key
     }
 
     /// Removes a value.
     pub fn remove(&mut self, key: u32) -> Option<T> {
-        let named = self.values.try_remove(key as usize)?;
-        let hash = self.hasher.hash_one(&*named.name);
+        let named = self.values.remove(key)?;
+        let hash = self.hasher.hash_one(named.name.as_str());
         if let Ok(entry) = self.index.find_entry(hash, |&other| other == key) {
             entry.remove();
         }
+        self.give_back();
         Some(named.value)
+    }
+
+    /// After a crowd has left: room for many is memory too.
+    fn give_back(&mut self) {
+        let Self {
+            values,
+            index,
+            hasher,
+        } = self;
+        if index.capacity() > 1024 && index.len() < index.capacity() / 8 {
+            index.shrink_to(index.len() * 2, |&other| {
+                let name = values.get(other).map(|named| named.name.as_str());
+                hasher.hash_one(name.unwrap_or_default())
+            });
+        }
     }
 
     /// The value of a number.
     #[must_use]
     pub fn get(&self, key: u32) -> Option<&T> {
-        self.values.get(key as usize).map(|named| &named.value)
+        self.values.get(key).map(|named| &named.value)
     }
 
     /// The value of a number, to change.
     pub fn get_mut(&mut self, key: u32) -> Option<&mut T> {
-        self.values
-            .get_mut(key as usize)
-            .map(|named| &mut named.value)
+        self.values.get_mut(key).map(|named| &mut named.value)
     }
 
     /// A number's name together with its value.
     pub fn entry_mut(&mut self, key: u32) -> Option<(&str, &mut T)> {
         self.values
-            .get_mut(key as usize)
+            .get_mut(key)
             .map(|named| (&*named.name, &mut named.value))
     }
 
     /// The name of a number.
     #[must_use]
     pub fn name(&self, key: u32) -> Option<&str> {
-        self.values.get(key as usize).map(|named| &*named.name)
+        self.values.get(key).map(|named| &*named.name)
     }
 
     /// All values.
     #[cfg(test)]
     pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
-        self.values.iter().map(|(_, named)| &named.value)
+        self.values.values().map(|named| &named.value)
     }
 
     /// How many there are.
@@ -107,7 +124,7 @@ impl<T> Names<T> {
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
+        self.len() == 0
     }
 }
 

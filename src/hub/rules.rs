@@ -48,6 +48,11 @@ impl ChannelRules {
         self.get(self.find(channel))
     }
 
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &ChannelRule> {
+        self.rules.iter()
+    }
+
     /// How many there are; at least one.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "there is always one")]

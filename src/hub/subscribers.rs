@@ -2,26 +2,29 @@
 //! few, and is always walked in slab order (at 9,000 subscribers a random order costs 1 µs more
 //! per delivery).
 
+use super::{FORMS, Form};
 use roaring::RoaringBitmap;
-use smallvec::SmallVec;
+use thin_vec::ThinVec;
 
-/// Up to this many keys stand in a sorted array inside the channel itself.
-const INLINE: usize = 4;
 /// Above this many a bitmap takes over: an insertion into the array would move up to 256 bytes.
 const MAX_ARRAY: usize = 64;
 
 /// A sorted set of connection keys.
 #[derive(Debug, Clone)]
 pub enum Subscribers {
+    /// The only one, without an allocation.
+    One(u32),
     /// At most `MAX_ARRAY` keys, sorted.
-    Few(SmallVec<[u32; INLINE]>),
+    Few(ThinVec<u32>),
     /// Any number.
     Many(Box<RoaringBitmap>),
 }
 
+const _: () = assert!(size_of::<Subscribers>() == 16, "there may be a million");
+
 impl Default for Subscribers {
     fn default() -> Self {
-        Self::Few(SmallVec::new())
+        Self::Few(ThinVec::new())
     }
 }
 
@@ -29,6 +32,17 @@ impl Subscribers {
     /// Adds a key; whether it was new.
     pub fn insert(&mut self, key: u32) -> bool {
         match self {
+            Self::One(only) if *only == key => false,
+            Self::One(only) => {
+                let mut keys = ThinVec::with_capacity(2);
+                keys.extend([key.min(*only), key.max(*only)]);
+                *self = Self::Few(keys);
+                true
+            }
+            Self::Few(keys) if keys.is_empty() => {
+                *self = Self::One(key);
+                true
+            }
             Self::Few(keys) => match keys.binary_search(&key) {
                 Ok(_) => false,
                 Err(at) if keys.len() < MAX_ARRAY => {
@@ -49,9 +63,17 @@ impl Subscribers {
     /// Removes a key; whether it was there.
     pub fn remove(&mut self, key: u32) -> bool {
         match self {
+            Self::One(only) if *only == key => {
+                *self = Self::default();
+                true
+            }
+            Self::One(_) => false,
             Self::Few(keys) => match keys.binary_search(&key) {
                 Ok(at) => {
                     keys.remove(at);
+                    if let [only] = keys[..] {
+                        *self = Self::One(only);
+                    }
                     true
                 }
                 Err(_) => false,
@@ -71,6 +93,7 @@ impl Subscribers {
     #[must_use]
     pub fn contains(&self, key: u32) -> bool {
         match self {
+            Self::One(only) => *only == key,
             Self::Few(keys) => keys.binary_search(&key).is_ok(),
             Self::Many(bitmap) => bitmap.contains(key),
         }
@@ -80,6 +103,7 @@ impl Subscribers {
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
+            Self::One(_) => 1,
             Self::Few(keys) => keys.len(),
             Self::Many(bitmap) => bitmap.len() as usize,
         }
@@ -88,12 +112,17 @@ impl Subscribers {
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        match self {
+            Self::One(_) => false,
+            Self::Few(keys) => keys.is_empty(),
+            Self::Many(bitmap) => bitmap.is_empty(),
+        }
     }
 
     /// Calls `each` for every key, in ascending order.
     pub fn for_each(&self, mut each: impl FnMut(u32)) {
         match self {
+            Self::One(only) => each(*only),
             Self::Few(keys) => keys.iter().copied().for_each(each),
             Self::Many(bitmap) => {
                 for key in bitmap.iter() {
@@ -104,11 +133,91 @@ impl Subscribers {
     }
 }
 
+/// Subscribers by the form in which they get the channel's messages. Each is in one of the sets.
+#[derive(Debug, Default)]
+pub struct ByForm {
+    /// Of [`Form::PLAIN`], which is all there is in most channels.
+    plain: Subscribers,
+    others: Option<Box<[Subscribers; FORMS - 1]>>,
+}
+
+impl ByForm {
+    /// Those of one form.
+    #[must_use]
+    pub fn of(&self, form: Form) -> Option<&Subscribers> {
+        let set = match form.index() {
+            0 => &self.plain,
+            at => &self.others.as_ref()?[at - 1],
+        };
+        (!set.is_empty()).then_some(set)
+    }
+
+    /// The forms that somebody gets.
+    pub fn forms(&self) -> impl Iterator<Item = Form> {
+        Form::all().filter(|form| self.of(*form).is_some())
+    }
+
+    /// The form that a subscriber gets; `None`: it is no subscriber.
+    #[must_use]
+    pub fn form_of(&self, key: u32) -> Option<Form> {
+        self.forms()
+            .find(|form| self.of(*form).is_some_and(|set| set.contains(key)))
+    }
+
+    /// Adds a subscriber, or changes its form. Whether it is new.
+    pub fn insert(&mut self, key: u32, form: Form) -> bool {
+        // Nobody changes its form where there is only one.
+        let known = match (&self.others, form) {
+            (None, Form::PLAIN) => return self.plain.insert(key),
+            _ => self.form_of(key),
+        };
+        if known == Some(form) {
+            return false;
+        }
+        self.remove(key);
+        match form.index() {
+            0 => self.plain.insert(key),
+            at => self.others.get_or_insert_default()[at - 1].insert(key),
+        };
+        known.is_none()
+    }
+
+    /// Removes a subscriber; whether it was one.
+    pub fn remove(&mut self, key: u32) -> bool {
+        if self.plain.remove(key) {
+            return true;
+        }
+        let Some(others) = &mut self.others else {
+            return false;
+        };
+        let removed = others.iter_mut().any(|set| set.remove(key));
+        if others.iter().all(Subscribers::is_empty) {
+            self.others = None;
+        }
+        removed
+    }
+
+    /// Whether nobody is subscribed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        // The others are there only with somebody in them.
+        self.plain.is_empty() && self.others.is_none()
+    }
+
+    /// Calls `each` for every subscriber.
+    #[cfg(test)]
+    pub(crate) fn for_each(&self, mut each: impl FnMut(u32)) {
+        self.forms()
+            .filter_map(|form| self.of(form))
+            .for_each(|set| set.for_each(&mut each));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     proptest! {
         #[test]
@@ -128,6 +237,30 @@ mod tests {
             let mut seen = Vec::new();
             set.for_each(|key| seen.push(key));
             prop_assert_eq!(seen, model.into_iter().collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn everybody_is_in_one_form(steps in prop::collection::vec((0u8..5, 0u32..6), 0..200)) {
+            let mut sets = ByForm::default();
+            let mut model: BTreeMap<u32, Form> = BTreeMap::new();
+            for (step, key) in steps {
+                match Form::all().nth(step.into()) {
+                    Some(form) => {
+                        prop_assert_eq!(sets.insert(key, form), model.insert(key, form).is_none());
+                    }
+                    None => prop_assert_eq!(sets.remove(key), model.remove(&key).is_some()),
+                }
+                prop_assert_eq!(sets.is_empty(), model.is_empty());
+                prop_assert_eq!(sets.form_of(key), model.get(&key).copied());
+                let mut seen = Vec::new();
+                sets.for_each(|key| seen.push(key));
+                seen.sort_unstable();
+                prop_assert!(seen.iter().eq(model.keys()));
+                let mut forms: Vec<Form> = model.values().copied().collect();
+                forms.sort_unstable();
+                forms.dedup();
+                prop_assert!(sets.forms().eq(forms));
+            }
         }
     }
 }

@@ -2,19 +2,23 @@
 
 use super::Names;
 use super::subscribers::Subscribers;
+use slab::Slab;
 
 /// The number of no user: of whoever has not said who it is.
 pub const NOBODY: u32 = u32::MAX;
 
 /// The connections of a user; most have one.
+#[derive(Clone, Copy)]
 enum User {
     One(u32),
-    Several(Box<Subscribers>),
+    /// A place among [`Users::several`].
+    Several(u32),
 }
 
 /// Users by name and by number. A user's number stays as long as it is connected to this shard.
 pub struct Users {
     users: Names<User>,
+    several: Slab<Subscribers>,
 }
 
 impl Users {
@@ -23,6 +27,7 @@ impl Users {
     pub fn new(seed: u64) -> Self {
         Self {
             users: Names::new(seed),
+            several: Slab::new(),
         }
     }
 
@@ -32,15 +37,15 @@ impl Users {
             return self.users.insert(name, User::One(connection));
         };
         if let Some(user) = self.users.get_mut(number) {
-            match user {
+            match *user {
                 User::One(first) => {
                     let mut several = Subscribers::default();
-                    several.insert(*first);
+                    several.insert(first);
                     several.insert(connection);
-                    *user = User::Several(Box::new(several));
+                    *user = User::Several(self.several.insert(several) as u32);
                 }
-                User::Several(several) => {
-                    several.insert(connection);
+                User::Several(at) => {
+                    self.several[at as usize].insert(connection);
                 }
             }
         }
@@ -52,15 +57,20 @@ impl Users {
         let Some(user) = self.users.get_mut(number) else {
             return;
         };
-        let last = match user {
-            User::One(only) => *only == connection,
-            User::Several(several) => {
-                several.remove(connection);
-                several.is_empty()
+        match *user {
+            User::One(only) => {
+                if only == connection {
+                    self.users.remove(number);
+                }
             }
-        };
-        if last {
-            self.users.remove(number);
+            User::Several(at) => {
+                let several = &mut self.several[at as usize];
+                several.remove(connection);
+                if let Subscribers::One(last) = *several {
+                    *user = User::One(last);
+                    self.several.remove(at as usize);
+                }
+            }
         }
     }
 
@@ -73,28 +83,25 @@ impl Users {
     /// How many connections a user has here.
     #[must_use]
     pub fn connections(&self, name: &str) -> usize {
-        match self
-            .users
-            .find(name)
-            .and_then(|number| self.users.get(number))
-        {
+        match self.user(name) {
             None => 0,
             Some(User::One(_)) => 1,
-            Some(User::Several(several)) => several.len(),
+            Some(User::Several(at)) => self.several[at as usize].len(),
         }
     }
 
     /// Calls `each` for every connection of a user, in ascending order.
     pub fn for_each(&self, name: &str, mut each: impl FnMut(u32)) {
-        match self
-            .users
-            .find(name)
-            .and_then(|number| self.users.get(number))
-        {
+        match self.user(name) {
             None => {}
-            Some(User::One(only)) => each(*only),
-            Some(User::Several(several)) => several.for_each(each),
+            Some(User::One(only)) => each(only),
+            Some(User::Several(at)) => self.several[at as usize].for_each(each),
         }
+    }
+
+    fn user(&self, name: &str) -> Option<User> {
+        let number = self.users.find(name)?;
+        self.users.get(number).copied()
     }
 
     /// Users that are connected.
@@ -116,7 +123,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::{BTreeSet, HashMap};
 
-    const _: () = assert!(size_of::<User>() <= 16, "there may be a million");
+    const _: () = assert!(size_of::<User>() <= 8, "there may be a million");
 
     proptest! {
         #[test]

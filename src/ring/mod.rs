@@ -30,6 +30,7 @@ pub use peers::Peers;
 pub use probe::{Features, ProbeError, probe};
 pub use setup::UringConfig;
 pub use token::{Op, Token};
+pub(crate) use uring::Alarm;
 pub use uring::{RingCounters, Uring};
 
 /// A place in one ring's table of direct descriptors. Not a file descriptor of the process, and

@@ -127,7 +127,7 @@ pub(super) fn start<H: Handler>(
     let mut threads = Vec::new();
     for (place, inbox) in server.plan.shards.iter().zip(inboxes) {
         let index = place.shard;
-        let own_counters = Arc::new(Counters::default());
+        let own_counters = Arc::new(Counters::new(rules.len()));
         counters.push(Arc::clone(&own_counters));
         let (listeners, unix_listeners) = std::mem::take(&mut sockets.per_shard[index]);
         let start = Start {

@@ -5,7 +5,7 @@
 
 use super::Shard;
 use super::core::Core;
-use super::handler::{Audience, Handler};
+use super::handler::{Audience, Handler, MAX_FORMS};
 use crate::hub::Publication;
 use crate::mesh::{Message, Receipt};
 use crate::ring::Ring;
@@ -44,18 +44,24 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     fn deliver_to(&mut self, keys: &[u32], publication: &Publication, audience: Audience) -> u64 {
-        if keys.is_empty() {
-            return 0;
+        let mut delivered = 0;
+        for form in 0..MAX_FORMS {
+            let core = &mut self.core;
+            let of_form = |key: &u32| core.form(*key) == form;
+            let keys: SmallVec<[u32; 8]> = keys.iter().copied().filter(of_form).collect();
+            if keys.is_empty() {
+                continue;
+            }
+            let mut payload = std::mem::take(&mut core.scratch);
+            payload.clear();
+            let kind = self
+                .handler
+                .encode_direct(form, publication, audience, &mut payload);
+            let mut frame = Vec::with_capacity(payload.len() + frame::MAX_HEADER_BYTES);
+            frame::encode(&mut frame, kind.into(), &payload);
+            core.scratch = payload;
+            delivered += core.deliver_frame(frame, &keys);
         }
-        let mut payload = std::mem::take(&mut self.core.scratch);
-        payload.clear();
-        let kind = self
-            .handler
-            .encode_direct(0, publication, audience, &mut payload);
-        let mut frame = Vec::with_capacity(payload.len() + frame::MAX_HEADER_BYTES);
-        frame::encode(&mut frame, kind.into(), &payload);
-        self.core.scratch = payload;
-        let delivered = self.core.deliver_frame(frame, keys);
         super::run_events(&mut self.handler, &mut self.core);
         delivered
     }

@@ -10,7 +10,7 @@ use crate::hub::history::Query;
 use crate::hub::home::{CatchUp, ChannelRef};
 use crate::hub::local::GivenUp;
 use crate::hub::users::NOBODY as NO_USER;
-use crate::hub::{Position, Publication};
+use crate::hub::{Form, Position, Publication};
 use crate::mesh::{BROADCASTING_SHARD, Message, Receipt};
 use bytes::Bytes;
 
@@ -133,7 +133,12 @@ impl Core {
         name: &str,
         options: SubscribeOptions,
     ) -> Result<(), Refusal> {
-        let SubscribeOptions { tag, recover, .. } = options;
+        let SubscribeOptions {
+            tag,
+            recover,
+            batch,
+        } = options;
+        let form = Form::new(self.form(id.key), batch);
         if let Some(channel) = self.local.find(name) {
             // What this turn brought so far comes before the answer, and is for those who were
             // there before. Whom it finds too slow it closes, possibly this connection.
@@ -151,7 +156,7 @@ impl Core {
             if self.local.waits(channel, id.key) >= MAX_WAITING {
                 return Err(Refusal::Unanswered { limit: MAX_WAITING });
             }
-            if let Some(position) = self.local.position_for(channel, id.key, tag.clone()) {
+            if let Some(position) = self.local.position_for(channel, id.key, form, tag.clone()) {
                 self.confirm(id, channel, position, tag, None);
             }
             return Ok(());
@@ -176,7 +181,7 @@ impl Core {
             }
             unanswered.recoveries += 1;
         }
-        let (channel, interest) = self.local.enter(name, presence);
+        let (channel, interest) = self.local.enter(name);
         if let Some((home, interest)) = interest {
             let name = name.into();
             self.mesh.post(home, Message::Interest { name, interest });
@@ -186,12 +191,12 @@ impl Core {
             connection.channels.insert(at, channel);
         }
         if !asks {
-            if let Some(position) = self.local.join(channel, id.key, tag.clone()) {
+            if let Some(position) = self.local.join(channel, id.key, form, tag.clone()) {
                 self.member(channel, id.key, true);
                 self.confirm(id, channel, position, tag, None);
             }
         } else if let Some((home, channel, interest, question)) =
-            self.local.ask(channel, id.key, tag)
+            self.local.ask(channel, id.key, form, tag)
         {
             let question = Message::Recover {
                 channel,
@@ -344,6 +349,7 @@ impl Core {
 
     /// Ends a subscription, in force or not.
     pub(super) fn end_subscription(&mut self, channel: u32, key: u32) {
+        self.forget_waiting(channel, key);
         if self.local.is_subscriber(channel, key) {
             self.member(channel, key, false);
         }

@@ -1,9 +1,9 @@
 //! One connection as its shard keeps it: what every turn touches in 64 bytes, what is rare in boxes.
 
+use super::queue::Queue;
 use crate::hub::users::NOBODY;
 use crate::ring::{Payload, Slot};
 use crate::wire::message::Carry;
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use thin_vec::ThinVec;
 
@@ -180,7 +180,7 @@ pub struct Rare {
     /// While it is being handed over: to which shard, under which number.
     pub hand_over: Option<(u16, u32)>,
     /// Older than `Connection::out`, in order.
-    pub queue: VecDeque<Payload>,
+    pub(super) queue: Queue,
     /// Bytes of the queue's front that have left already.
     pub sent_bytes: usize,
     /// Length of the piece in flight.

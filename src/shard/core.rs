@@ -4,7 +4,7 @@
 //! the ring: what is to be sent is queued, who is to be closed is listed, and the turn does it.
 
 use super::connection::{Connection, ConnectionId, Flags, Ms, Phase};
-use super::handler::{Closed, Endpoint, Page, Refusal};
+use super::handler::{Batch, Closed, Dropped, Endpoint, Kind, Page, Refusal};
 use crate::hub::directory::Directory;
 use crate::hub::home::{CatchUp, Home};
 use crate::hub::local::Local;
@@ -165,8 +165,15 @@ pub(super) fn answer_bytes(messages: &[Delivery]) -> usize {
     messages.iter().map(one).sum()
 }
 
-/// Writes a last message before a close: [`super::handler::Handler::farewell`].
-pub(super) type Farewell = fn(u8, CloseCode, &str, &mut Vec<u8>) -> Option<super::handler::Kind>;
+/// What a handler writes without looking at itself.
+pub(super) struct Codec {
+    /// A last message before a close: [`super::handler::Handler::farewell`].
+    pub farewell: fn(u8, CloseCode, &str, &mut Vec<u8>) -> Option<Kind>,
+    /// [`super::handler::Handler::encode_batch`].
+    pub encode_batch: fn(&Batch<'_>, &mut Vec<u8>) -> Kind,
+    /// [`super::handler::Handler::encode_dropped`].
+    pub encode_dropped: fn(&Dropped<'_>, &mut Vec<u8>) -> Option<Kind>,
+}
 
 /// See the module's documentation.
 pub struct Core {
@@ -201,7 +208,7 @@ pub struct Core {
     pub(super) unanswered: HashMap<u32, Unanswered>,
     pub(super) mesh: Mesh,
     pub(super) events: VecDeque<Event>,
-    pub(super) farewell: Farewell,
+    pub(super) codec: Codec,
     pub(super) counters: Arc<Counters>,
 }
 
@@ -217,7 +224,7 @@ pub(super) struct Parts {
     pub random: u64,
     pub rules: ChannelRules,
     pub endpoints: Vec<Endpoint>,
-    pub farewell: Farewell,
+    pub codec: Codec,
     pub counters: Arc<Counters>,
 }
 
@@ -239,7 +246,7 @@ impl Core {
             closings: VecDeque::new(),
             pool: PayloadPool::new(),
             scratch: Vec::new(),
-            local: Local::new(parts.shard, shards, parts.seed),
+            local: Local::new(parts.shard, shards, parts.seed, parts.rules.clone()),
             home: Home::new(
                 parts.seed,
                 parts.random,
@@ -254,7 +261,7 @@ impl Core {
             unanswered: HashMap::new(),
             mesh: parts.mesh,
             events: VecDeque::new(),
-            farewell: parts.farewell,
+            codec: parts.codec,
             counters: parts.counters,
         }
     }
@@ -359,7 +366,7 @@ impl Core {
         if by == CloseBy::Server {
             let mut scratch = std::mem::take(&mut self.scratch);
             scratch.clear();
-            if let Some(kind) = (self.farewell)(endpoint, code, reason, &mut scratch) {
+            if let Some(kind) = (self.codec.farewell)(endpoint, code, reason, &mut scratch) {
                 self.push_frame(key, kind.into(), &scratch);
             }
             self.scratch = scratch;

@@ -3,14 +3,15 @@
 use super::accept::Origin;
 use super::connection::ConnectionId;
 use super::core::{Answer, Core, Event, MESSAGE_ENVELOPE_BYTES};
-use super::handler::{Handler, Kind, Published, Refusal};
+use super::handler::{Handler, Kind, MAX_FORMS, Published, Refusal};
 use super::outbox::MAX_SEND_BYTES;
 use super::{Shard, run_events};
-use crate::hub::Delivery;
+use crate::config::SlowConsumer;
 use crate::hub::history::Time;
 use crate::hub::home::{CatchUp, Interest};
-use crate::hub::local::Excluded;
 use crate::hub::presence::{MembersPage, PresenceEvent};
+use crate::hub::turn::{Excluded, Mark};
+use crate::hub::{Delivery, Form};
 use crate::mesh::{Batch, Mesh, Message, Receipt};
 use crate::ring::Ring;
 use crate::wire::frame;
@@ -192,21 +193,41 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             channel, serial, ..
         } = interest;
         let core = &mut self.core;
-        let Some((name, state)) = core.local.touch(channel, serial) else {
+        // In the order in which it happened: after the messages so far. Where messages can be replaced,
+        // it stays by itself, because it cannot.
+        let conflates = core.conflates(channel);
+        if conflates || core.local.has_entries(channel) {
+            core.deliver_channel(channel);
+        }
+        let now_ms = core.clock.elapsed_ms;
+        let Some((name, state)) = core.local.touch(channel, serial, now_ms) else {
             return;
         };
         let mut payload = std::mem::take(&mut core.scratch);
-        payload.clear();
-        let kind: Kind = self.handler.encode_presence(0, name, event, &mut payload);
-        frame::encode(&mut state.turn.frames, kind.into(), &payload);
+        let (turn, subscribers) = state.turn();
+        for encoding in 0..MAX_FORMS {
+            let forms = [false, true].map(|batched| Form::new(encoding, batched));
+            if forms.iter().all(|form| subscribers.of(*form).is_none()) {
+                continue;
+            }
+            payload.clear();
+            let handler = &mut self.handler;
+            let kind: Kind = handler.encode_presence(encoding, name, event, &mut payload);
+            core.counters.presence_events.add(1);
+            for form in forms {
+                if subscribers.of(form).is_some() {
+                    frame::encode(&mut turn.part(form).frames, kind.into(), &payload);
+                }
+            }
+        }
         core.scratch = payload;
-        core.counters.presence_events.add(1);
-        if core.local.pending_bytes(channel) > MAX_SEND_BYTES {
+        if conflates || core.local.pending_bytes(channel) > MAX_SEND_BYTES {
             core.deliver_channel(channel);
         }
     }
 
-    /// A message arrived from its home: it becomes one frame, whatever the number of subscribers.
+    /// A message arrived from its home: in each form that somebody here gets it is written once, whatever
+    /// the number of subscribers.
     fn deliver(
         &mut self,
         channel: u32,
@@ -214,47 +235,92 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         delivery: &Delivery,
         exclude: Option<(u32, u32)>,
     ) {
+        let Delivery {
+            offset,
+            timestamp_ms,
+            ref publication,
+        } = *delivery;
         let core = &mut self.core;
         // A large message goes by itself: with what came before it, it could be more than an outbox holds.
         let pending = core.local.pending_bytes(channel);
-        if pending > 0 && pending + delivery.publication.data.len() > MAX_SEND_BYTES {
+        let limit = core.gather_limit(channel);
+        if pending > 0 && pending + publication.data.len() > limit {
             core.deliver_channel(channel);
         }
-        let Some((name, state)) = core.local.receive(channel, serial, delivery.offset) else {
+        let now_ms = core.clock.elapsed_ms;
+        let conflates = core.conflates(channel);
+        let Some((name, state)) = core.local.receive(channel, serial, offset, now_ms) else {
             return;
         };
-        let mut payload = std::mem::take(&mut core.scratch);
-        payload.clear();
-        let published = Published {
-            form: 0,
-            wildcard: None,
-            channel: name,
-            offset: delivery.offset,
-            timestamp_ms: delivery.timestamp_ms,
-            publication: &delivery.publication,
-        };
-        let kind: Kind = self.handler.encode(&published, &mut payload);
-        let turn = &mut state.turn;
-        let start = turn.frames.len() as u32;
-        frame::encode(&mut turn.frames, kind.into(), &payload);
-        turn.messages += 1;
-        let end = turn.frames.len() as u32;
+        let (turn, subscribers) = state.turn();
         // The publisher may have left, and another got its key.
-        if let Some((key, generation)) = exclude
-            && let Some(publisher) = core.connections.get(key as usize)
-            && publisher.generation == generation
-        {
-            turn.excluded.push(Excluded { key, start, end });
+        let exclude = exclude.filter(|(key, generation)| {
+            let publisher = core.connections.get(*key as usize);
+            publisher.is_some_and(|publisher| publisher.generation == *generation)
+        });
+        let excluded = exclude.and_then(|(key, _)| Some((key, subscribers.form_of(key)?)));
+        let mut payload = std::mem::take(&mut core.scratch);
+        for form in subscribers.forms() {
+            let published = Published {
+                form: form.encoding(),
+                channel: name,
+                wildcard: None,
+                offset,
+                timestamp_ms,
+                publication,
+            };
+            let part = turn.part(form);
+            let (start, end) = if form.is_batched() {
+                let start = part.entries.len();
+                self.handler.encode_entry(&published, &mut part.entries);
+                part.count += 1;
+                (start, part.entries.len())
+            } else {
+                payload.clear();
+                let kind: Kind = self.handler.encode(&published, &mut payload);
+                let start = part.frames.len();
+                frame::encode(&mut part.frames, kind.into(), &payload);
+                (start, part.frames.len())
+            };
+            let (start, end) = (start as u32, end as u32);
+            if let Some((key, _)) = excluded.filter(|(_, own)| *own == form) {
+                part.excluded.push(Excluded { key, start, end });
+            }
+            if conflates {
+                part.marks.push(Mark {
+                    start,
+                    end,
+                    key: publication.key,
+                    offset,
+                });
+            }
+            core.counters.encodes.add(1);
         }
+        let gathered = turn.bytes();
         core.scratch = payload;
-        core.counters.encodes.add(1);
-        if end as usize > MAX_SEND_BYTES {
+        if gathered > limit {
             core.deliver_channel(channel);
         }
     }
 }
 
 impl Core {
+    /// Whether newer messages of a channel replace older ones for slow consumers.
+    fn conflates(&self, channel: u32) -> bool {
+        let rule = self.local.channel(channel).map(|channel| channel.rule());
+        let policy = rule.map(|rule| self.rules.get(rule).slow_consumer);
+        policy == Some(SlowConsumer::Conflate)
+    }
+
+    /// Bytes from which on a channel's messages are sent without waiting for the end of their time, or of
+    /// the turn.
+    fn gather_limit(&self, channel: u32) -> usize {
+        let rule = self.local.channel(channel).map(|channel| channel.rule());
+        let delivery = rule.map(|rule| self.rules.get(rule).delivery);
+        let gathers = delivery.filter(|delivery| delivery.batch_ms > 0);
+        gathers.map_or(MAX_SEND_BYTES, |delivery| delivery.batch_bytes)
+    }
+
     /// The part of a home shard: numbering messages and passing them on.
     fn at_home(&mut self, message: Message) {
         match message {

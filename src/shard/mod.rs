@@ -13,11 +13,13 @@ mod addressed;
 mod asking;
 pub mod connection;
 pub mod core;
+mod deliver;
 mod exchange;
 pub mod handler;
 mod input;
 mod outbox;
 mod output;
+mod queue;
 mod reading;
 pub mod run;
 #[cfg(test)]
@@ -36,7 +38,7 @@ use crate::wire::message::Rules;
 use accept::Accepting;
 use bytes::Bytes;
 use connection::{ConnectionId, Flags, Phase};
-use core::{Answer, Clock, Core, Event, Parts, Settings, answer_bytes};
+use core::{Answer, Clock, Codec, Core, Event, Parts, Settings, answer_bytes};
 use handler::{Context, Handler, MAX_FORMS, Published, Refusal, Subscribed};
 use reading::Reading;
 use std::io;
@@ -119,6 +121,9 @@ pub struct Turn {
     pub held_back: bool,
     /// Drained: nothing is left to do, ever.
     pub ended: bool,
+    /// Without any completion there is something to do in this many milliseconds: messages that gather
+    /// are to be delivered then.
+    pub due_in_ms: Option<u32>,
 }
 
 impl<R: Ring, H: Handler> Shard<R, H> {
@@ -147,7 +152,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             random: parts.random,
             rules: parts.rules,
             endpoints,
-            farewell: H::farewell,
+            codec: Codec {
+                farewell: H::farewell,
+                encode_batch: H::encode_batch,
+                encode_dropped: H::encode_dropped,
+            },
             counters: parts.counters,
         });
         Self {
@@ -203,6 +212,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 || matches!(self.drain, Drain::Telling(_)),
             held_back: self.held_back,
             ended: self.drain == Drain::Told && self.core.connections.is_empty(),
+            due_in_ms: self.core.local.due_in_ms(clock.elapsed_ms),
         }
     }
 
@@ -347,6 +357,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     fn begin_drain(&mut self) {
         if self.drain == Drain::No {
             self.drain = Drain::Telling(0);
+            // What gathers still reaches those who are about to be told goodbye.
+            self.core.local.stop_gathering();
+            self.deliver_touched();
             self.stop_accepting();
         }
     }
@@ -475,7 +488,7 @@ fn run_events<H: Handler>(handler: &mut H, core: &mut Core) {
                 if !core.has_channel(connection, channel) {
                     continue;
                 }
-                let Some((name, _)) = core.local.channel_mut(channel) else {
+                let Some(name) = core.local.name(channel) else {
                     continue;
                 };
                 // The name is lent to the handler while the handler changes the channels.

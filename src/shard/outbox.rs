@@ -4,9 +4,9 @@
 //! exactly one send is in flight per socket; the rest waits here, bounded.
 
 use super::connection::{Connection, ConnectionId, Flags, Phase};
-use super::core::{CloseBy, Core};
+use super::core::Core;
 use super::handler::Kind;
-use crate::hub::local::Turn;
+use super::queue::{Gap, Queue};
 use crate::ring::{Payload, PayloadPool};
 use crate::wire::close::{CloseCode, encode_close};
 use crate::wire::frame::{self, Opcode};
@@ -94,7 +94,7 @@ impl Core {
                 if out.len() < MAX_SEND_BYTES && out.try_extend().is_some() {
                     out
                 } else {
-                    connection.rare().queue.push_back(out);
+                    connection.rare().queue.push(out);
                     self.pool.take()
                 }
             }
@@ -117,127 +117,6 @@ impl Core {
             mark_dirty(connection, key, &mut self.dirty);
         }
     }
-
-    /// Delivers what this turn brought for a channel to its subscribers' outboxes.
-    pub(super) fn deliver_channel(&mut self, channel: u32) {
-        let Turn {
-            frames,
-            messages,
-            excluded,
-        } = self.local.take_turn(channel);
-        if frames.is_empty() {
-            return;
-        }
-        let payload = Payload::own(frames);
-        let Self {
-            local,
-            connections,
-            pool,
-            dirty,
-            settings,
-            counters,
-            ..
-        } = self;
-        let Some(subscribers) = local.subscribers(channel) else {
-            return;
-        };
-        let mut slow = Vec::new();
-        let mut next_excluded = 0;
-        let mut delivered = 0;
-        subscribers.for_each(|key| {
-            let Some(connection) = connections.get_mut(key as usize) else {
-                return;
-            };
-            while next_excluded < excluded.len() && excluded[next_excluded].key < key {
-                next_excluded += 1;
-            }
-            let mut messages = u64::from(messages);
-            let own = if excluded
-                .get(next_excluded)
-                .is_some_and(|part| part.key == key)
-            {
-                let parts = excluded[next_excluded..]
-                    .iter()
-                    .take_while(|part| part.key == key)
-                    .inspect(|_| messages -= 1);
-                match without(
-                    &payload,
-                    parts.map(|part| (part.start as usize, part.end as usize)),
-                    pool,
-                ) {
-                    Some(own) => own,
-                    None => return,
-                }
-            } else {
-                payload.clone()
-            };
-            let bound = connection.outbox_bound(settings.outbox_bytes);
-            if connection.outbox_bytes as usize + own.len() > bound {
-                slow.push(key);
-                return;
-            }
-            delivered += messages;
-            push_payload(connection, key, own, pool, dirty);
-        });
-        counters.deliveries.add(delivered);
-        pool.put(payload);
-        for key in slow {
-            self.drop_slow(key);
-        }
-    }
-
-    /// Queues one frame for several connections, and drops those that do not keep up. Returns how many
-    /// get it.
-    pub(super) fn deliver_frame(&mut self, frame: Vec<u8>, keys: &[u32]) -> u64 {
-        let payload = Payload::own(frame);
-        let mut slow = Vec::new();
-        let mut delivered = 0;
-        for &key in keys {
-            let Some(connection) = self.connections.get_mut(key as usize) else {
-                continue;
-            };
-            let bound = connection.outbox_bound(self.settings.outbox_bytes);
-            if connection.outbox_bytes as usize + payload.len() > bound {
-                slow.push(key);
-                continue;
-            }
-            delivered += 1;
-            let (pool, dirty) = (&mut self.pool, &mut self.dirty);
-            push_payload(connection, key, payload.clone(), pool, dirty);
-        }
-        self.pool.put(payload);
-        for key in slow {
-            self.drop_slow(key);
-        }
-        delivered
-    }
-
-    /// A subscriber that does not keep up: what waits for it is dropped, and it is told so.
-    fn drop_slow(&mut self, key: u32) {
-        let Some(connection) = self.connections.get_mut(key as usize) else {
-            return;
-        };
-        let mut dropped = 0;
-        if let Some(out) = connection.out.take() {
-            dropped += out.len() as u32;
-        }
-        if let Some(rare) = &mut connection.rare {
-            // A message that has left in part must leave whole.
-            let kept = usize::from(rare.sending_piece || rare.sent_bytes > 0);
-            for payload in rare.queue.drain(kept..) {
-                dropped += payload.len() as u32;
-            }
-        }
-        connection.outbox_bytes = connection.outbox_bytes.saturating_sub(dropped);
-        self.counters.slow_consumers.add(1);
-        self.counters.dropped_bytes.add(u64::from(dropped));
-        self.begin_close(
-            key,
-            CloseCode::SLOW_CONSUMER,
-            "slow consumer",
-            CloseBy::Server,
-        );
-    }
 }
 
 /// See [`Core::mark_dirty`].
@@ -249,7 +128,7 @@ pub(super) fn mark_dirty(connection: &mut Connection, key: u32, dirty: &mut Vec<
 }
 
 /// Queues bytes that are shared with others.
-fn push_payload(
+pub(super) fn push_payload(
     connection: &mut Connection,
     key: u32,
     payload: Payload,
@@ -273,34 +152,12 @@ fn push_payload(
                 pool.put(payload);
                 out
             } else {
-                connection.rare().queue.push_back(out);
+                connection.rare().queue.push(out);
                 payload
             }
         }
     });
     mark_dirty(connection, key, dirty);
-}
-
-/// A copy of `payload` without the given parts, which are in order; `None` when nothing is left.
-fn without(
-    payload: &Payload,
-    parts: impl Iterator<Item = (usize, usize)>,
-    pool: &mut PayloadPool,
-) -> Option<Payload> {
-    let bytes = payload.as_slice();
-    let mut copy = pool.take();
-    let into = copy.try_extend()?;
-    let mut from = 0;
-    for (start, end) in parts {
-        into.extend_from_slice(&bytes[from..start]);
-        from = end;
-    }
-    into.extend_from_slice(&bytes[from..]);
-    if into.is_empty() {
-        pool.put(copy);
-        return None;
-    }
-    Some(copy)
 }
 
 /// A piece to send.
@@ -314,7 +171,7 @@ impl Connection {
     /// How much may wait, where the limit is `outbox_bytes`: that is for a client whose socket takes
     /// nothing more. One whose socket took all that it was offered is not slow when a single turn
     /// brings more than a turn sends.
-    fn outbox_bound(&self, outbox_bytes: usize) -> usize {
+    pub(super) fn outbox_bound(&self, outbox_bytes: usize) -> usize {
         let bulk = self.rare.as_ref().map_or(0, |rare| rare.bulk_bytes);
         self.own_bound(outbox_bytes).saturating_add(bulk as usize)
     }
@@ -328,59 +185,92 @@ impl Connection {
         }
     }
 
-    /// The next piece to send, if none is in flight: small payloads joined, large ones cut.
-    pub(super) fn next_piece(&mut self, pool: &mut PayloadPool) -> Option<Piece> {
+    /// Whether more is queued than leaves with the next send, or a send is in flight.
+    pub(super) fn lags(&self) -> bool {
+        self.flags.any(Flags::SENDING)
+            || self
+                .out
+                .as_ref()
+                .is_some_and(|out| out.len() >= MAX_SEND_BYTES)
+            || self
+                .rare
+                .as_ref()
+                .is_some_and(|rare| !rare.queue.is_empty())
+    }
+
+    /// What waits, with everything so far in it: for those that lag.
+    pub(super) fn queue(&mut self) -> &mut Queue {
+        let out = self.out.take();
+        let queue = &mut self.rare().queue;
+        if let Some(out) = out {
+            queue.push(out);
+        }
+        queue
+    }
+
+    /// The next piece to send, if none is in flight: small payloads joined, large ones cut. `write` makes
+    /// a frame of what a slow consumer has lost.
+    pub(super) fn next_piece(
+        &mut self,
+        pool: &mut PayloadPool,
+        mut write: impl FnMut(&Gap) -> Option<Payload>,
+    ) -> Option<Piece> {
         let queued = self
             .rare
             .as_ref()
             .is_some_and(|rare| !rare.queue.is_empty());
-        if !queued {
-            let out = self.out.take()?;
-            if out.len() <= MAX_SEND_BYTES {
-                let end = out.len();
-                return Some(Piece {
-                    payload: out,
-                    start: 0,
-                    end,
-                });
-            }
-            self.rare().queue.push_back(out);
-        } else if let Some(out) = self.out.take() {
-            self.rare().queue.push_back(out);
-        }
-        let rare = self.rare();
-        let front = rare.queue.front()?;
-        let left = front.len() - rare.sent_bytes;
-        let second = rare.queue.get(1).map_or(usize::MAX, Payload::len);
-        if rare.sent_bytes > 0 || left.saturating_add(second) > MAX_SEND_BYTES {
-            let start = rare.sent_bytes;
-            let end = start + left.min(MAX_SEND_BYTES);
-            let payload = front.clone();
-            rare.sending_piece = true;
-            rare.sending_bytes = end - start;
+        if !queued && self.out.as_ref()?.len() <= MAX_SEND_BYTES {
+            let payload = self.out.take()?;
+            let end = payload.len();
             return Some(Piece {
                 payload,
-                start,
+                start: 0,
                 end,
             });
         }
-        let mut joined = pool.take();
-        if let Some(bytes) = joined.try_extend() {
-            while let Some(next) = rare.queue.front()
-                && bytes.len() + next.len() <= MAX_SEND_BYTES
-            {
-                bytes.extend_from_slice(next.as_slice());
-                if let Some(done) = rare.queue.pop_front() {
-                    pool.put(done);
+        self.queue();
+        let mut gaps_bytes = 0;
+        let rare = self.rare();
+        if rare.sent_bytes == 0 {
+            gaps_bytes += rare.queue.settle(&mut write);
+        }
+        let front = rare.queue.front()?;
+        let left = front.len() - rare.sent_bytes;
+        let second = rare.queue.second_len().unwrap_or(usize::MAX);
+        let piece = if rare.sent_bytes > 0 || left.saturating_add(second) > MAX_SEND_BYTES {
+            let start = rare.sent_bytes;
+            let end = start + left.min(MAX_SEND_BYTES);
+            let payload = front.clone();
+            rare.queue.pin_front();
+            rare.sending_piece = true;
+            rare.sending_bytes = end - start;
+            Piece {
+                payload,
+                start,
+                end,
+            }
+        } else {
+            let mut joined = pool.take();
+            if let Some(bytes) = joined.try_extend() {
+                while let Some(next) = rare.queue.front()
+                    && bytes.len() + next.len() <= MAX_SEND_BYTES
+                {
+                    bytes.extend_from_slice(next.as_slice());
+                    if let Some(done) = rare.queue.pop_front() {
+                        pool.put(done);
+                    }
+                    gaps_bytes += rare.queue.settle(&mut write);
                 }
             }
-        }
-        let end = joined.len();
-        Some(Piece {
-            payload: joined,
-            start: 0,
-            end,
-        })
+            let end = joined.len();
+            Piece {
+                payload: joined,
+                start: 0,
+                end,
+            }
+        };
+        self.outbox_bytes = self.outbox_bytes.saturating_add(gaps_bytes as u32);
+        Some(piece)
     }
 
     /// How many bytes the send in flight was to move.
@@ -404,11 +294,8 @@ impl Connection {
             rare.sending_piece = false;
             rare.sent_bytes += rare.sending_bytes;
             rare.sending_bytes = 0;
-            if rare
-                .queue
-                .front()
-                .is_some_and(|front| rare.sent_bytes >= front.len())
-            {
+            let front = rare.queue.front();
+            if front.is_some_and(|front| rare.sent_bytes >= front.len()) {
                 rare.queue.pop_front();
                 rare.sent_bytes = 0;
             }
@@ -421,7 +308,7 @@ impl Connection {
             pool.put(out);
         }
         if let Some(rare) = &mut self.rare {
-            rare.queue.clear();
+            rare.queue.truncate(0);
         }
         self.outbox_bytes = 0;
     }

@@ -2,6 +2,7 @@
 
 use super::Shard;
 use super::connection::{Flags, Phase};
+use super::deliver::write_gap;
 use super::handler::Handler;
 use super::outbox::{PAUSE_BYTES, Piece};
 use crate::ring::{Completion, Op, Ring, Token, errno};
@@ -12,13 +13,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// closes those that are over, and passes on what other shards are to know. Returns whether
     /// anything was done.
     pub(super) fn flush(&mut self) -> bool {
-        let mut touched = std::mem::take(&mut self.touched);
-        self.core.local.take_touched(&mut touched);
-        for &channel in &touched {
-            self.core.deliver_channel(channel);
-        }
-        let mut busy = !touched.is_empty();
-        self.touched = touched;
+        let mut busy = self.deliver_touched();
         super::run_events(&mut self.handler, &mut self.core);
 
         let mut dirty = std::mem::take(&mut self.core.dirty);
@@ -48,9 +43,25 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         busy
     }
 
+    /// Delivers what has come for channels and is not gathered any longer. Returns whether there was
+    /// anything.
+    pub(super) fn deliver_touched(&mut self) -> bool {
+        let mut touched = std::mem::take(&mut self.touched);
+        let now_ms = self.core.clock.elapsed_ms;
+        self.core.local.take_touched(&mut touched, now_ms);
+        for &channel in &touched {
+            self.core.deliver_channel(channel);
+        }
+        let any = !touched.is_empty();
+        self.touched = touched;
+        any
+    }
+
     /// Sends what waits for a connection, or takes the step that follows when all has left.
     fn flush_connection(&mut self, key: u32) {
         let core = &mut self.core;
+        let encoding = core.form(key);
+        let (local, codec) = (&core.local, &core.codec);
         let Some(connection) = core.connections.get_mut(key as usize) else {
             return;
         };
@@ -62,7 +73,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             payload,
             start,
             end,
-        }) = connection.next_piece(&mut core.pool)
+        }) = connection.next_piece(&mut core.pool, |gap| write_gap(local, codec, encoding, gap))
         {
             connection.flags.set(Flags::SENDING);
             connection.sending_since = core.clock.now;

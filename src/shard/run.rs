@@ -8,7 +8,7 @@ use super::connection::Ms;
 use super::core::Clock;
 use super::handler::Handler;
 use super::{Shard, Turn};
-use crate::ring::{Parker, Ring, Uring, Wait};
+use crate::ring::{Alarm, Parker, Ring, Uring, Wait};
 use std::io;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -118,6 +118,7 @@ pub async fn run<H: Handler>(mut shard: Shard<Uring, H>, waiting: Waiting) -> io
         more: true,
         held_back: false,
         ended: false,
+        due_in_ms: None,
     };
     // Nothing happened between an alarm's setting and its going off.
     let mut quiet = false;
@@ -129,11 +130,15 @@ pub async fn run<H: Handler>(mut shard: Shard<Uring, H>, waiting: Waiting) -> io
         } else if last.held_back {
             ring.sleep(RETRY, || !core.mesh.is_idle(), completions)?;
         } else if may_wait && !quiet {
-            if ring.arm_alarm(alarm) {
+            if ring.arm_alarm(Alarm::Wait, alarm) {
                 worked_since_alarm = false;
             }
             ring.sleep(wait, || !core.mesh.is_idle(), completions)?;
         } else {
+            // Goes off while the shard is parked, and wakes it.
+            if let Some(in_ms) = last.due_in_ms {
+                ring.arm_alarm(Alarm::Due, Duration::from_millis(in_ms.max(1).into()));
+            }
             parker
                 .park(ring, || !core.mesh.is_idle(), completions)
                 .await?;
@@ -141,7 +146,7 @@ pub async fn run<H: Handler>(mut shard: Shard<Uring, H>, waiting: Waiting) -> io
         }
         last = shard.turn(clock.read());
         worked_since_alarm |= last.worked;
-        quiet = !worked_since_alarm && !shard.ring.has_alarm();
+        quiet = !worked_since_alarm && !shard.ring.has_alarm(Alarm::Wait);
         if clock.now.saturating_duration_since(passed_at) >= REACTOR_PASS {
             // A sleep of zero would not yield.
             glommio::timer::sleep(Duration::from_micros(1)).await;

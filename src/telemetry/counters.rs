@@ -41,6 +41,36 @@ impl Default for CloseCodes {
     }
 }
 
+/// What slow consumers of the channels of one rule have lost, by reason.
+#[derive(Debug, Default)]
+pub struct RuleCounters {
+    /// Messages that were dropped because the subscriber's outbox was full; it was told.
+    pub dropped: Counter,
+    /// Messages that were left out because a newer one with the same key replaced them while they waited.
+    pub conflated: Counter,
+    /// Subscribers that were disconnected because a message did not fit into their outbox.
+    pub disconnected: Counter,
+}
+
+/// Counters of one rule of several shards, added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RuleTotals {
+    /// See [`RuleCounters`].
+    pub dropped: u64,
+    /// See [`RuleCounters`].
+    pub conflated: u64,
+    /// See [`RuleCounters`].
+    pub disconnected: u64,
+}
+
+impl RuleTotals {
+    fn add(&mut self, counters: &RuleCounters) {
+        self.dropped += counters.dropped.get();
+        self.conflated += counters.conflated.get();
+        self.disconnected += counters.disconnected.get();
+    }
+}
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Everything that one shard counts.
@@ -48,6 +78,8 @@ macro_rules! counters {
         #[repr(align(128))]
         pub struct Counters {
             $($(#[$doc])* pub $name: Counter,)*
+            /// By number of the rule of channels.
+            pub rules: Box<[RuleCounters]>,
             /// Close codes 1000–1015, then 4000–4015, then all others.
             close_codes: CloseCodes,
         }
@@ -59,12 +91,20 @@ macro_rules! counters {
             /// Ended connections by close code; 0 stands for codes that are neither 1000–1015 nor
             /// 4000–4015.
             pub close_codes: std::collections::BTreeMap<u16, u64>,
+            /// By rule of channels, in the order of the configuration; the last one is for all other
+            /// channels.
+            pub rules: Vec<RuleTotals>,
         }
 
         impl Totals {
             /// Adds one shard's counters.
             pub fn add(&mut self, counters: &Counters) {
                 $(self.$name += counters.$name.get();)*
+                let rules = self.rules.len().max(counters.rules.len());
+                self.rules.resize(rules, RuleTotals::default());
+                for (total, rule) in self.rules.iter_mut().zip(&counters.rules) {
+                    total.add(rule);
+                }
                 for (at, counter) in counters.close_codes.0.iter().enumerate() {
                     let count = counter.get();
                     if count > 0 {
@@ -174,6 +214,15 @@ fn code_of(at: usize) -> u16 {
 }
 
 impl Counters {
+    /// Counters of a shard with this many rules of channels, the one for all others included.
+    #[must_use]
+    pub fn new(rules: usize) -> Self {
+        Self {
+            rules: (0..rules).map(|_| RuleCounters::default()).collect(),
+            ..Self::default()
+        }
+    }
+
     /// Counts an ended connection.
     pub fn closed(&self, code: CloseCode) {
         let at = match code.get() {
@@ -191,7 +240,9 @@ mod tests {
 
     #[test]
     fn shards_add_up() {
-        let shards = [Counters::default(), Counters::default()];
+        let shards = [Counters::new(2), Counters::new(2)];
+        shards[0].rules[1].dropped.add(3);
+        shards[1].rules[1].dropped.add(4);
         shards[0].bytes_in.add(5);
         shards[1].bytes_in.add(7);
         shards[0].closed(CloseCode::new(1000));
@@ -200,6 +251,8 @@ mod tests {
         let mut totals = Totals::default();
         shards.iter().for_each(|counters| totals.add(counters));
         assert_eq!(totals.bytes_in, 12);
+        let dropped: Vec<u64> = totals.rules.iter().map(|rule| rule.dropped).collect();
+        assert_eq!(dropped, [0, 7]);
         assert_eq!(
             totals.close_codes.into_iter().collect::<Vec<_>>(),
             [(0, 1), (1000, 1), (4010, 1)]

@@ -1,6 +1,7 @@
 //! Submitting, waiting, and taking all that is there.
 
 use super::*;
+use crate::ring::Alarm;
 
 /// Posts `count` wake-ups to ring 1, which does not look.
 fn post(from: &mut Driver, count: usize) {
@@ -154,7 +155,7 @@ fn a_signal_ends_a_wait_without_an_error() {
 fn one_alarm_bounds_many_waits() {
     let (mut driver, address) = Driver::listening();
     let alarm = Duration::from_millis(500);
-    assert!(driver.ring.arm_alarm(alarm));
+    assert!(driver.ring.arm_alarm(Alarm::Wait, alarm));
     let started = Instant::now();
     for number in 0..3 {
         driver.ring.accept(0, token(Op::Accept, number));
@@ -163,17 +164,17 @@ fn one_alarm_bounds_many_waits() {
         driver.until("accepting", |driver| driver.take(Op::Accept).is_some());
     }
     if started.elapsed() < alarm / 2 {
-        assert!(driver.ring.has_alarm() && !driver.ring.arm_alarm(alarm));
+        assert!(driver.ring.has_alarm(Alarm::Wait) && !driver.ring.arm_alarm(Alarm::Wait, alarm));
     }
-    while driver.ring.has_alarm() {
+    while driver.ring.has_alarm(Alarm::Wait) {
         driver.turn(Wait::Event);
         assert!(started.elapsed() < DEADLINE);
     }
     assert!(started.elapsed() >= alarm);
     assert_eq!(driver.take(Op::Tick).unwrap().result, -libc::ETIME);
-    assert!(driver.ring.arm_alarm(Duration::from_millis(1)));
+    assert!(driver.ring.arm_alarm(Alarm::Wait, Duration::from_millis(1)));
     driver.turn(Wait::Event);
-    assert!(!driver.ring.has_alarm());
+    assert!(!driver.ring.has_alarm(Alarm::Wait));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Decoding completions, and taking back what their requests had lent to the kernel.
 
-use super::{ALARM, FAILED_WAKE};
+use super::{ALARMS, FAILED_WAKE, FIRST_ALARM};
 use crate::ring::addresses::{AcceptAddresses, ConnectAddresses};
 use crate::ring::buffers::BufferRing;
 use crate::ring::peers::Peers;
@@ -36,7 +36,7 @@ pub(super) struct Lent {
     pub(super) accepts: AcceptAddresses,
     pub(super) connects: ConnectAddresses,
     pub(super) tick: Box<Timespec>,
-    pub(super) alarm: Box<Timespec>,
+    pub(super) alarms: Box<[Timespec; ALARMS]>,
 }
 
 /// The parts of a ring that a completion changes.
@@ -45,7 +45,7 @@ pub(super) struct Reaper<'a> {
     pub(super) counters: &'a mut RingCounters,
     pub(super) in_flight: &'a mut u64,
     pub(super) tick_armed: &'a mut bool,
-    pub(super) alarm_armed: &'a mut bool,
+    pub(super) alarms_armed: &'a mut [bool; ALARMS],
     pub(super) peers: &'a Peers,
     pub(super) failed_wakes: &'a mut u32,
 }
@@ -77,8 +77,10 @@ impl Reaper<'_> {
                 completion.payload = send.and_then(Option::take);
             }
             Some(Op::Accept) => self.lent.accepts.finish(token.key()),
-            Some(Op::Tick) if token.key() == ALARM => *self.alarm_armed = false,
-            Some(Op::Tick) => *self.tick_armed = false,
+            Some(Op::Tick) => match token.key().checked_sub(FIRST_ALARM) {
+                Some(alarm) => self.alarms_armed[alarm as usize % ALARMS] = false,
+                None => *self.tick_armed = false,
+            },
             Some(Op::Unlisten) => {
                 *self.in_flight -= 1;
                 return None;

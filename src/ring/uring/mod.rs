@@ -41,8 +41,19 @@ const SENDS_PER_WAIT: u32 = 32;
 const TEARDOWN: Duration = Duration::from_secs(5);
 /// Generation of the token of a wake-up request itself (the message that it posts has 0).
 const FAILED_WAKE: u32 = 1;
-/// Key of the token of an alarm (the regular tick has 0).
-const ALARM: u32 = 1;
+/// Key of the token of the first alarm (the regular tick has 0).
+const FIRST_ALARM: u32 = 1;
+/// How many alarms there are.
+const ALARMS: usize = 2;
+
+/// What an alarm is for. Each can be set once at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Alarm {
+    /// Waiting on the ring ends.
+    Wait,
+    /// Something has to be done by then.
+    Due,
+}
 
 /// One shard's data ring. It stays on the thread that made it.
 pub struct Uring {
@@ -61,7 +72,7 @@ pub struct Uring {
     closes_late: bool,
     has_tick: bool,
     tick_armed: bool,
-    alarm_armed: bool,
+    alarms_armed: [bool; ALARMS],
     /// The number of this turn.
     turn: u64,
     /// For each shard the turn in which it was last sent a wake-up.
@@ -105,7 +116,7 @@ impl Uring {
             accepts: AcceptAddresses::new(),
             connects: ConnectAddresses::default(),
             tick: Box::new(Timespec::from(Duration::from_millis(config.tick_ms.into()))),
-            alarm: Box::default(),
+            alarms: Box::default(),
         };
         let shards = config.peers.len();
         let this = Self {
@@ -122,7 +133,7 @@ impl Uring {
             slots: config.slots,
             has_tick: config.tick_ms > 0,
             tick_armed: false,
-            alarm_armed: false,
+            alarms_armed: [false; ALARMS],
             turn: 1,
             woken_in: vec![0; shards].into_boxed_slice(),
             queued_sends: 0,
@@ -319,7 +330,7 @@ impl Uring {
                 counters: &mut self.counters,
                 in_flight: &mut self.in_flight,
                 tick_armed: &mut self.tick_armed,
-                alarm_armed: &mut self.alarm_armed,
+                alarms_armed: &mut self.alarms_armed,
                 peers: &self.peers,
                 failed_wakes: &mut failed_wakes,
             };

@@ -1,7 +1,7 @@
 //! Building requests. Each says why what it points to lives long enough.
 #![allow(unsafe_code)]
 
-use super::{ALARM, FAILED_WAKE, PROMPT_SEND_BYTES, Uring};
+use super::{Alarm, FAILED_WAKE, FIRST_ALARM, PROMPT_SEND_BYTES, Uring};
 use crate::ring::buffers::BufferRing;
 use crate::ring::{BufferClass, BufferId, Completion, Op, Payload, Ring, Slot, Token, Wait};
 use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed, Timespec};
@@ -33,26 +33,28 @@ impl Uring {
         unsafe { self.push(&entry) };
     }
 
-    /// Makes sure that something completes within `timeout` (with [`Op::Tick`]): sets an alarm unless one
-    /// is set already. Returns whether it did. One timer for many waits: on a virtual machine, setting
+    /// Makes sure that something completes within `timeout` (with [`Op::Tick`]): sets an alarm unless that
+    /// one is set already. Returns whether it did. One timer for many waits: on a virtual machine, setting
     /// and cancelling a timer for each takes longer than echoing a message.
-    pub(crate) fn arm_alarm(&mut self, timeout: Duration) -> bool {
-        if self.alarm_armed {
+    pub(crate) fn arm_alarm(&mut self, alarm: Alarm, timeout: Duration) -> bool {
+        let number = alarm as usize;
+        if self.alarms_armed[number] {
             return false;
         }
-        *self.lent.alarm = Timespec::from(timeout);
-        let entry = opcode::Timeout::new(&raw const *self.lent.alarm)
+        self.lent.alarms[number] = Timespec::from(timeout);
+        let token = Token::new(Op::Tick, FIRST_ALARM + number as u32, 0);
+        let entry = opcode::Timeout::new(&raw const self.lent.alarms[number])
             .build()
-            .user_data(Token::new(Op::Tick, ALARM, 0).into_raw());
-        self.alarm_armed = true;
+            .user_data(token.into_raw());
+        self.alarms_armed[number] = true;
         // SAFETY: the time lives in `lent`, and is not changed before the completion.
         unsafe { self.push(&entry) };
         true
     }
 
     /// Whether an alarm is set and has not gone off.
-    pub(crate) const fn has_alarm(&self) -> bool {
-        self.alarm_armed
+    pub(crate) const fn has_alarm(&self, alarm: Alarm) -> bool {
+        self.alarms_armed[alarm as usize]
     }
 
     /// Connects the socket of `slot` to `address`.

@@ -279,6 +279,7 @@ impl Server {
         let world = Rc::new(RefCell::new(World::new(seed)));
         let heard = Rc::new(RefCell::new(Heard::default()));
         let (links, inboxes) = Links::new(shards);
+        let rules = ChannelRules::new(&config.channels);
         let nodes = inboxes
             .into_iter()
             .enumerate()
@@ -287,7 +288,7 @@ impl Server {
                 let mut setup = setup.clone();
                 let listeners = setup.listeners.len();
                 setup.listeners.rotate_left(index % listeners);
-                let counters = Arc::new(Counters::default());
+                let counters = Arc::new(Counters::new(rules.len()));
                 let spy = Spy {
                     inner: Session::new(config),
                     heard: Rc::clone(&heard),
@@ -303,7 +304,7 @@ impl Server {
                     ),
                     seed,
                     random: seed.wrapping_mul(31).wrapping_add(index as u64),
-                    rules: ChannelRules::new(&config.channels),
+                    rules: rules.clone(),
                     counters: Arc::clone(&counters),
                     unix_listeners: setup
                         .listeners
