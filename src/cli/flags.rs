@@ -55,6 +55,7 @@ fn value_name(setting: &Setting) -> &'static str {
         Kind::Pattern => "PATTERN",
         Kind::Access { .. } => "WHO",
         Kind::Networks => "NETWORK",
+        Kind::Choice(_) => "WORD",
         Kind::Switch => "BOOL",
         Kind::Number(_) => match setting.unit() {
             Some("bytes") => "SIZE",

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::limits::{ENVELOPE_BYTES, MAX_CHANNEL_RULES, Unit};
+use super::limits::{DELIVERY_BATCH_BYTES, ENVELOPE_BYTES, MAX_CHANNEL_RULES, Unit};
 use super::pattern::{self, EVERY_NAME};
 use super::rule_settings::{MATCH, RULE_SETTINGS};
 use super::settings::{self, Owner, RULES};
@@ -163,6 +163,7 @@ pub(super) fn relations(config: &Config, values: &impl Values) -> Vec<ConfigErro
     order(rules, values, &mut wrong);
     for (index, rule) in rules.iter().enumerate() {
         inside(index, rule, message, values, &mut wrong);
+        gathering(index, rule, config.client.outbox_bytes, values, &mut wrong);
     }
     errors
 }
@@ -311,5 +312,47 @@ fn inside(
                     .into(),
             );
         }
+    }
+}
+
+/// Checks that a rule says how much it gathers only where it gathers, and no more than may wait for a
+/// client: `outbox`, in bytes.
+fn gathering(
+    index: usize,
+    rule: &ChannelRule,
+    outbox: usize,
+    values: &impl Values,
+    wrong: &mut impl FnMut(Place, String),
+) {
+    let (time, size) = ("delivery.batch_ms", "delivery.batch_bytes");
+    let place = |key| Place::Rule(index, key);
+    let bytes = rule.delivery.batch_bytes;
+    if !values.sound(place(size)) {
+        return;
+    }
+    if rule.delivery.batch_ms == 0 {
+        // The default can be said together with a time of 0, as `config print` does. Said alone it was
+        // meant to do something.
+        let is_said = |key| values.origin(place(key)) != Origin::Default;
+        let is_other = bytes as u64 != DELIVERY_BATCH_BYTES.default();
+        if values.sound(place(time)) && (is_other || is_said(size) && !is_said(time)) {
+            wrong(
+                place(size),
+                "nothing is gathered without a time for it; set delivery.batch_ms to at least 1"
+                    .into(),
+            );
+            return;
+        }
+    }
+    if bytes > outbox && values.sound(Place::Setting("client.outbox_bytes")) {
+        wrong(
+            place(size),
+            format!(
+                "{} is more than may wait for a client (client.outbox_bytes, {}); lower it, or raise \
+                 client.outbox_bytes",
+                value::human(bytes as u64, Unit::Bytes),
+                value::human(outbox as u64, Unit::Bytes),
+            ),
+        );
     }
 }

@@ -565,6 +565,8 @@ const _: () = {
     assert!(HEARTBEAT_INTERVAL_MS.max <= u32::MAX as u64);
     assert!(WRITE_TIMEOUT_MS.max <= u32::MAX as u64);
     assert!(DRAIN_TIMEOUT_MS.max <= u32::MAX as u64);
+    assert!(CHANNEL_SUBSCRIBERS.max <= u32::MAX as u64);
+    assert!(DELIVERY_BATCH_MS.max <= u32::MAX as u64);
     assert!(HISTORY_SIZE.max <= u32::MAX as u64);
     assert!(HISTORY_TTL_MS.max <= u32::MAX as u64);
     assert!(RING_BUFFERS.max <= u16::MAX as u64);
@@ -584,6 +586,9 @@ const _: () = {
     assert!(OUTBOX_BYTES.max >= MESSAGE_BYTES.max + ENVELOPE_BYTES);
     assert!(MESH_PENDING_BYTES.default() >= MESSAGE_BYTES.default() + ENVELOPE_BYTES);
     assert!(MESH_PENDING_BYTES.max >= MESSAGE_BYTES.max + ENVELOPE_BYTES);
+
+    // Whoever gathers messages need not say how much: the default fits into any outbox.
+    assert!(DELIVERY_BATCH_BYTES.default() <= OUTBOX_BYTES.min);
 
     // A channel's name and a user's, six bytes per byte when escaped, and the fixed fields.
     assert!(2 * 6 * CHANNEL_NAME_BYTES.max + 4 * KIB <= ENVELOPE_BYTES);

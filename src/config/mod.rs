@@ -9,7 +9,10 @@ use std::path::PathBuf;
 mod access;
 pub mod channels;
 mod check;
+mod choice;
 pub mod cores;
+#[cfg(test)]
+mod delivery_tests;
 mod error;
 pub mod filter;
 mod help;

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::limits::{ENVELOPE_BYTES, Unit};
 use super::rule_settings::{self, RULE_SETTINGS};
-use super::settings::{CONFIG_VARIABLE, Kind, Owner, RULES, SECTIONS, SETTINGS, Setting};
+use super::settings::{CONFIG_VARIABLE, Kind, Owner, RULES, SECTIONS, SETTINGS, Setting, Word};
 use super::value::{self, Value};
 use super::{Loaded, Origin};
 
@@ -70,11 +70,22 @@ impl Loaded {
 
 /// What a setting is, as a comment above it.
 fn description<T: Owner>(setting: &Setting<T>) -> String {
-    format!(
+    let mut out = format!(
         "{}# Allowed: {}.\n",
         wrapped(setting.description, "# ", 100),
         setting.allowed()
-    )
+    );
+    if let Kind::Choice(words) = setting.kind {
+        for Word { word, meaning } in words {
+            // Their lines hang, so that the words stand out.
+            let item = wrapped(&format!("{word}: {meaning}."), "", 96);
+            for (index, line) in item.lines().enumerate() {
+                let mark = if index == 0 { "-" } else { " " };
+                let _ = writeln!(out, "# {mark} {line}");
+            }
+        }
+    }
+    out
 }
 
 /// A setting with its value as a line of a file.
@@ -252,6 +263,11 @@ fn reference_entry<T: Owner>(out: &mut String, title: &str, setting: &Setting<T>
         }
     }
     let _ = writeln!(out, "- allowed: {}", setting.allowed());
+    if let Kind::Choice(words) = setting.kind {
+        for Word { word, meaning } in words {
+            let _ = writeln!(out, "  - `{word}`: {meaning}");
+        }
+    }
     if let Some(unit) = setting.unit() {
         let _ = writeln!(out, "- unit: {unit}");
     }

@@ -89,10 +89,18 @@ fn allowed_value<T: Owner>(setting: &'static Setting<T>) -> BoxedStrategy<Value>
             .prop_map(|peers| Value::Networks(peers.into_iter().collect()))
             .boxed()
         }
+        Kind::Choice(words) => prop::sample::select(words)
+            .prop_map(|word| Value::Choice(word.word))
+            .boxed(),
         Kind::Switch => any::<bool>().prop_map(Value::Switch).boxed(),
         Kind::Number(bound) if bound.power_of_two => (bound.min.ilog2()..=bound.max.ilog2())
             .prop_map(|exponent| Value::Number(1 << exponent))
             .boxed(),
+        Kind::Number(bound) if bound.zero.is_some() => {
+            prop_oneof![4 => bound.min..=bound.max, 1 => Just(0)]
+                .prop_map(Value::Number)
+                .boxed()
+        }
         Kind::Number(bound) => (bound.min..=bound.max).prop_map(Value::Number).boxed(),
     };
     match setting.auto {
@@ -116,6 +124,7 @@ fn as_text(value: &Value) -> String {
         Value::Auto => "auto".into(),
         Value::Switch(on) => on.to_string(),
         Value::Number(number) => number.to_string(),
+        Value::Choice(word) => (*word).into(),
         Value::Text(text) => text.clone(),
         Value::Paths(paths) => paths.join(","),
         Value::Listen(all) => all
@@ -178,6 +187,9 @@ fn rules() -> impl Strategy<Value = Vec<ChannelRule>> {
             }
             let most = Config::default().client.message_bytes;
             rule.data_bytes = rule.data_bytes.map(|bytes| bytes.min(most));
+            if rule.delivery.batch_ms == 0 {
+                rule.delivery.batch_bytes = limits::DELIVERY_BATCH_BYTES.default() as usize;
+            }
             rule.history.last_on_subscribe &= rule.history.size > 0;
             if rule.history.last_on_subscribe {
                 rule.allow.history = rule.allow.subscribe.clone();

@@ -8,7 +8,7 @@ use toml::de::DeValue;
 use super::limits::Unit;
 use super::settings::{Kind, Owner, Setting};
 use super::value::{Fault, Value, check};
-use super::{Access, access, cores};
+use super::{Access, access, choice, cores};
 
 /// Reads a value from the environment or from a flag. A flag that was given several times has
 /// several texts.
@@ -83,9 +83,10 @@ pub(super) fn parse_toml<T: Owner>(
         (Kind::Access { named }, DeValue::String(text)) => {
             Value::Access(access::parse_word(text, named).map_err(whole)?)
         }
-        (Kind::Cores | Kind::Filter | Kind::Pattern | Kind::Number(_), DeValue::String(text)) => {
-            one(setting, text, true).map_err(whole)?
-        }
+        (
+            Kind::Choice(_) | Kind::Cores | Kind::Filter | Kind::Pattern | Kind::Number(_),
+            DeValue::String(text),
+        ) => one(setting, text, true).map_err(whole)?,
         (_, DeValue::String(text)) if setting.auto.is_some() && text == "auto" => Value::Auto,
         (_, other) => {
             return Err(whole(format!(
@@ -226,6 +227,7 @@ fn one<T: Owner>(setting: &Setting<T>, text: &str, bare_unit: bool) -> Result<Va
                 if setting.auto.is_some() { "; auto" } else { "" }
             )),
         },
+        Kind::Choice(words) => choice::parse(text, words),
         Kind::Cores => cores::parse(text).map(Value::Cores),
         Kind::Filter | Kind::Pattern => Ok(Value::Text(text.to_owned())),
         Kind::Access { named } => access::parse_text(text, named).map(Value::Access),

@@ -3,9 +3,8 @@
 //! They stand only in a file (or in a program's [`super::Config`]): there is no name for the third
 //! rule's history in the environment. Adding one is a field of [`ChannelRule`] and an entry here.
 
-use super::ChannelRule;
-use super::limits;
 use super::settings::{Kind, Owner, RULES, Setting, setting};
+use super::{ChannelRule, SlowConsumer, limits};
 
 /// The key of a rule's pattern.
 pub(super) const MATCH: &str = "match";
@@ -38,6 +37,14 @@ match = "dialog#*"
 allow.subscribe = "named"
 allow.publish = "named"
 allow.history = "named"
+
+# Prices, of which only the newest of each share counts: a publish carries the share as its "key".
+# What comes within 50 ms leaves together.
+[[channels]]
+match = "prices.*"
+allow.publish = "nobody"
+slow_consumer = "conflate"
+delivery.batch_ms = 50
 
 # There are no other channels.
 [[channels]]
@@ -125,12 +132,47 @@ pub const RULE_SETTINGS: &[Setting<ChannelRule>] = &[
          want them.",
     ),
     setting!(
+        "slow_consumer",
+        slow_consumer,
+        Kind::Choice(SlowConsumer::WORDS),
+        None,
+        None,
+        "What happens to a subscriber that does not keep up, so that messages wait for it in its outbox \
+         (client.outbox_bytes).",
+    ),
+    setting!(
+        "subscribers",
+        subscribers,
+        Kind::Number(&limits::CHANNEL_SUBSCRIBERS),
+        Some("any number"),
+        None,
+        "Connections that may be subscribed to the channel at the same time, over all shards.",
+    ),
+    setting!(
         "data_bytes",
         data_bytes,
         Kind::Number(&limits::CHANNEL_DATA_BYTES),
         Some("what client.message_bytes allows"),
         None,
         "Largest data of a message. At most client.message_bytes.",
+    ),
+    setting!(
+        "delivery.batch_ms",
+        delivery.batch_ms,
+        Kind::Number(&limits::DELIVERY_BATCH_MS),
+        None,
+        None,
+        "How long the channel's messages are gathered before they are sent together: fewer and larger sends \
+         for as much more latency.",
+    ),
+    setting!(
+        "delivery.batch_bytes",
+        delivery.batch_bytes,
+        Kind::Number(&limits::DELIVERY_BATCH_BYTES),
+        None,
+        None,
+        "What has gathered is sent earlier when it has this many bytes. Takes a delivery.batch_ms. At most \
+         client.outbox_bytes.",
     ),
     setting!(
         "history.size",

@@ -4,9 +4,11 @@ use std::io::Write;
 
 use super::limits::{MAX_CHANNEL_RULES, MAX_LISTED_USERS, MAX_TRUSTED_PEERS};
 use super::rule_settings::EXAMPLE;
-use super::{Access, ChannelRule, Config, Loaded, Origin, Sources, TrustedPeer, load};
+use super::{
+    Access, ChannelRule, Config, Loaded, Origin, SlowConsumer, Sources, TrustedPeer, load,
+};
 
-fn load_text(text: &str) -> Result<Loaded, Vec<String>> {
+pub(super) fn load_text(text: &str) -> Result<Loaded, Vec<String>> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(text.as_bytes()).unwrap();
     let sources = Sources {
@@ -35,7 +37,7 @@ fn load_environment(variables: &[(&str, &str)]) -> Result<Loaded, Vec<String>> {
 
 /// Compares errors with where they begin and some words of each.
 #[track_caller]
-fn expect(errors: &[String], expected: &[(&str, &str)]) {
+pub(super) fn expect(errors: &[String], expected: &[(&str, &str)]) {
     assert_eq!(errors.len(), expected.len(), "{errors:#?}");
     for (error, (place, words)) in errors.iter().zip(expected) {
         assert!(
@@ -50,7 +52,7 @@ fn users(ids: &[&str]) -> Access {
 }
 
 /// The last rule that every file needs.
-const LAST: &str = "[[channels]]\nmatch = \"*\"\n";
+pub(super) const LAST: &str = "[[channels]]\nmatch = \"*\"\n";
 
 // ---- Rules that are right ----------------------------------------------------------------------
 
@@ -127,8 +129,10 @@ fn rules_may_be_one_list_and_defaults_are_for_every_channel() {
 fn the_example_of_the_documentation_is_good() {
     let loaded = load_text(EXAMPLE).unwrap();
     let rules = &loaded.config.channels;
-    assert_eq!(rules.len(), 4);
+    assert_eq!(rules.len(), 5);
     assert_eq!(rules[1].history.ttl_ms, 3_600_000);
+    assert_eq!(rules[3].slow_consumer, SlowConsumer::Conflate);
+    assert_eq!(rules[3].delivery.batch_ms, 50);
 }
 
 #[test]
@@ -138,7 +142,11 @@ fn the_default_is_printed_as_one_rule_that_reads_back() {
     for line in [
         "match = \"*\" # default",
         "allow.subscribe = \"everyone\" # default",
+        "slow_consumer = \"disconnect\" # default",
+        "subscribers = \"auto\" # any number; default",
         "data_bytes = \"auto\" # what client.message_bytes allows; default",
+        "delivery.batch_ms = 0 # messages are sent at once; default",
+        "delivery.batch_bytes = 65536 # 64 KiB; default",
         "history.size = 0 # no history; default",
         "history.ttl_ms = 300000 # 5 min; default",
         "trusted_peers = [] # default",

@@ -6,7 +6,7 @@
 
 use super::limits::{self, Bound};
 use super::value::Value;
-use super::{Config, access, value};
+use super::{Config, access, choice, value};
 
 /// One setting of a `T`: of the server, or of a rule for channels.
 #[derive(Debug)]
@@ -85,10 +85,21 @@ pub enum Kind {
     },
     /// A list of networks, which may be empty.
     Networks,
+    /// One of these words.
+    Choice(&'static [Word]),
     /// True or false.
     Switch,
     /// A number within bounds.
     Number(&'static Bound),
+}
+
+/// One word of a [`Kind::Choice`].
+#[derive(Clone, Copy, Debug)]
+pub struct Word {
+    /// As it stands in a file.
+    pub word: &'static str,
+    /// What it means: what follows the word and a colon.
+    pub meaning: &'static str,
 }
 
 impl Kind {
@@ -159,6 +170,7 @@ impl<T: Owner> Setting<T> {
                 "at most {} networks such as 10.0.0.0/8 or ::1/128, addresses such as 127.0.0.1, or unix",
                 limits::MAX_TRUSTED_PEERS
             ),
+            Kind::Choice(words) => choice::allowed(words),
             Kind::Switch if self.auto.is_some() => return "true, false or auto".into(),
             Kind::Switch => "true or false".into(),
             Kind::Number(bound) => value::allowed_numbers(bound),
@@ -391,8 +403,8 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Number(&limits::OUTBOX_BYTES),
         None,
         Some("outbox-limit"),
-        "Bytes waiting for one slow client before it is disconnected (4010). At least \
-         client.message_bytes + 64 KiB: raised to that, with a note, when only one of the two is set. \
+        "Bytes waiting for one slow client before it is disconnected (4010), or loses messages where a \
+         channel's rule says so (slow_consumer). At least client.message_bytes + 64 KiB: raised to that, with a note, when only one of the two is set. \
          What one turn brings for a client whose socket has taken everything so far may be four times \
          as much.",
     ),
@@ -621,6 +633,14 @@ mod tests {
                         "{}",
                         setting.key
                     );
+                }
+            }
+            if let Kind::Choice(words) = setting.kind {
+                for word in words {
+                    let value = Value::Choice(word.word);
+                    let is_set = (setting.set)(&mut config, value.clone());
+                    assert!(is_set, "{}: {}", setting.key, word.word);
+                    assert_eq!((setting.get)(&config), value, "{}", setting.key);
                 }
             }
             let wrong = match setting.kind {

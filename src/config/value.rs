@@ -14,6 +14,8 @@ pub enum Value {
     Switch(bool),
     /// A number in the setting's unit.
     Number(u64),
+    /// One of a few words.
+    Choice(&'static str),
     /// Text.
     Text(String),
     /// Paths.
@@ -135,6 +137,7 @@ pub(super) fn to_toml(value: &Value) -> String {
         Value::Auto => text("auto"),
         Value::Switch(on) => on.to_string(),
         Value::Number(number) => number.to_string(),
+        Value::Choice(word) => text(word),
         Value::Text(value) => text(value),
         Value::Paths(paths) => list(paths.iter().map(|path| text(path)).collect()),
         Value::Listen(all) => list(all.iter().map(|one| text(&one.to_string())).collect()),
@@ -151,6 +154,7 @@ pub(super) fn to_json(value: &Value) -> serde_json::Value {
         Value::Auto => serde_json::Value::Null,
         Value::Switch(on) => (*on).into(),
         Value::Number(number) => (*number).into(),
+        Value::Choice(word) => (*word).into(),
         Value::Text(text) => text.as_str().into(),
         Value::Paths(paths) => paths.clone().into(),
         Value::Listen(all) => all.iter().map(Listen::to_string).collect::<Vec<_>>().into(),
