@@ -18,6 +18,7 @@ pub mod presence;
 pub mod rules;
 pub mod subscribers;
 pub mod users;
+pub mod wildcards;
 
 use bytes::Bytes;
 
