@@ -23,6 +23,12 @@ allow.publish = "nobody"
 history.size = 100
 history.last_on_subscribe = true
 
+# Prices such as prices.eur.usd; also through wildcards: prices.eur.* or prices.*.usd, prices.> for all.
+[[channels]]
+match = "prices.*"
+allow.publish = "nobody"
+allow.wildcards = "everyone"
+
 # Rooms: whoever is in one and has a user id may write.
 [[channels]]
 match = "room:*"
@@ -106,6 +112,17 @@ pub const RULE_SETTINGS: &[Setting<ChannelRule>] = &[
         None,
         "Who of those who may subscribe may also ask who is in the channel. With presence.events, all \
          subscribers hear who comes and goes.",
+    ),
+    setting!(
+        "allow.wildcards",
+        allow.wildcards,
+        Kind::Access { named: false },
+        None,
+        None,
+        "Who of those who may subscribe may also hear the channel through a wildcard such as prices.* \
+         (one level below prices) or prices.> (one or more). Nobody by default, because names of channels \
+         may be secrets. Whoever subscribes to a wildcard needs this from every rule that is for a name \
+         that the wildcard stands for.",
     ),
     setting!(
         "publish_needs_subscription",
