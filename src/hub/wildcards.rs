@@ -77,6 +77,35 @@ fn first_wildcard(pattern: &str) -> Option<usize> {
     None
 }
 
+/// What all names begin with that a pattern matches, and no more: behind it they differ at once. Of a
+/// pattern that is a single name, that name.
+pub(super) fn beginning(pattern: &str) -> &str {
+    &pattern[..first_wildcard(pattern).unwrap_or(pattern.len())]
+}
+
+/// Whether some name that a pattern matches begins with `text`, which may end within a level.
+pub(super) fn may_begin_with(pattern: &str, text: &str) -> bool {
+    let mut pattern = Levels::of(pattern);
+    let mut text = Levels::of(text);
+    while let Some(level) = text.next() {
+        let Some(token) = pattern.next() else {
+            return false;
+        };
+        if token == REST {
+            return pattern.is_empty();
+        }
+        // A name's level goes on behind the end of the text.
+        let fits = match text.is_empty() {
+            true => token.starts_with(level),
+            false => token == level,
+        };
+        if token != ONE && !fits {
+            return false;
+        }
+    }
+    true
+}
+
 /// The levels of a name or a pattern that are left.
 #[derive(Clone, Copy)]
 struct Levels<'a> {
