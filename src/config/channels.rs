@@ -42,6 +42,10 @@ pub struct Allow {
     pub history: Access,
     /// Ask who is there. Default everyone who may hear it. Events tell all subscribers who comes and goes.
     pub presence: Access,
+    /// Hear it through a wildcard such as `prices.*`, too, of those who may hear it. Default nobody: names of
+    /// channels may be secrets. Never [`Access::Named`], because a wildcard stands for many names; nobody
+    /// where `subscribe` is that.
+    pub wildcards: Access,
 }
 
 /// Who may do something.
@@ -120,6 +124,7 @@ impl Default for ChannelRule {
                 publish: Access::Everyone,
                 history: Access::Everyone,
                 presence: Access::Everyone,
+                wildcards: Access::Nobody,
             },
             publish_needs_subscription: false,
             echo: true,

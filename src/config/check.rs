@@ -252,6 +252,19 @@ fn inside(
             }
         }
     }
+    if rule.allow.subscribe == Access::Named
+        && rule.allow.wildcards != Access::Nobody
+        && sound("allow.subscribe")
+        && sound("allow.wildcards")
+    {
+        wrong(
+            Place::Rule(index, "allow.wildcards"),
+            "nobody can hear these channels through a wildcard: it stands for many channels, and with \
+             allow.subscribe = \"named\" each has its own users; set allow.wildcards to nobody, or \
+             allow.subscribe to something else"
+                .into(),
+        );
+    }
     if let Some(bytes) = rule.data_bytes
         && bytes as u64 > message
         && sound("data_bytes")

@@ -141,6 +141,13 @@ pub const MAX_CHANNEL_RULES: usize = 256;
 /// Bytes of a rule's pattern: no channel's name is longer (`client.channel_name_bytes`).
 pub const MAX_CHANNEL_PATTERN_BYTES: usize = 1024;
 
+/// Different wildcards that the connections of one shard may be subscribed to. Every shard has to know those
+/// of all shards, so that one costs some 200 bytes on each, at worst 900 where names have 255 bytes: 10,000
+/// on each of 16 shards are 32 MB per shard, at worst 144 MB. It is enough for a wildcard of its own for
+/// every user on a shard, such as `user.42.>`, where there are 10,000. The levels of a wildcard need no
+/// bound: a name's bytes are one, and what a wildcard costs does not grow with them (`hub/wildcards.rs`).
+pub const MAX_WILDCARDS_PER_SHARD: usize = 10_000;
+
 /// User ids that one setting may list. Who has more than these needs a backend to ask, not a file to
 /// edit.
 pub const MAX_LISTED_USERS: usize = 1000;

@@ -31,6 +31,14 @@ pub(super) fn check(pattern: &str) -> Result<(), String> {
              names with one * at the end, such as chat:*"
         ));
     }
+    if let Some(above) = pattern.strip_suffix('>')
+        && (above.is_empty() || above.ends_with('.'))
+    {
+        return Err(format!(
+            "{pattern:?} is no channel's name: a last level > makes it a wildcard, to subscribe to; write \
+             {above}* for the rule of all channels below, which in a rule may have any number of levels"
+        ));
+    }
     Ok(())
 }
 
@@ -67,6 +75,9 @@ mod tests {
             "dialog#42,43",
             " a b ",
             "ü",
+            "a.b>",
+            "a.>.b",
+            "prices.*",
             &longest,
         ] {
             assert_eq!(check(pattern), Ok(()), "{pattern}");
@@ -81,6 +92,11 @@ mod tests {
             ("**", "one * at the end"),
             ("chat:*:log", "\"chat:*:log\" has a * before its end"),
             ("*x", "such as chat:*"),
+            (
+                "prices.>",
+                "write prices.* for the rule of all channels below",
+            ),
+            (">", "write * for the rule"),
             ("a\nb", "'\\n'"),
             ("a\u{85}", "control character"),
             (&long, "has 1025 bytes; at most 1024"),

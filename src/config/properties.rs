@@ -185,6 +185,9 @@ fn rules() -> impl Strategy<Value = Vec<ChannelRule>> {
                     }
                 }
             }
+            if rule.allow.subscribe == Access::Named {
+                rule.allow.wildcards = Access::Nobody;
+            }
             let most = Config::default().client.message_bytes;
             rule.data_bytes = rule.data_bytes.map(|bytes| bytes.min(most));
             if rule.delivery.batch_ms == 0 {

@@ -38,11 +38,13 @@ allow.subscribe = "named"
 allow.publish = "named"
 allow.history = "named"
 
-# Prices, of which only the newest of each share counts: a publish carries the share as its "key".
-# What comes within 50 ms leaves together.
+# Prices such as prices.eur.usd; also through wildcards: prices.eur.* or prices.*.usd, prices.> for all.
+# Only the newest of each counts: a publish may carry what it is about as its "key". What comes within
+# 50 ms leaves together.
 [[channels]]
 match = "prices.*"
 allow.publish = "nobody"
+allow.wildcards = "everyone"
 slow_consumer = "conflate"
 delivery.batch_ms = 50
 
@@ -113,6 +115,17 @@ pub const RULE_SETTINGS: &[Setting<ChannelRule>] = &[
         None,
         "Who of those who may subscribe may also ask who is in the channel. With presence.events, all \
          subscribers hear who comes and goes.",
+    ),
+    setting!(
+        "allow.wildcards",
+        allow.wildcards,
+        Kind::Access { named: false },
+        None,
+        None,
+        "Who of those who may subscribe may also hear the channel through a wildcard such as prices.* \
+         (one level below prices) or prices.> (one or more). Nobody by default, because names of channels \
+         may be secrets. Whoever subscribes to a wildcard needs this from every rule that is for a name \
+         that the wildcard stands for.",
     ),
     setting!(
         "publish_needs_subscription",

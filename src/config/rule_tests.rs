@@ -63,6 +63,7 @@ fn a_rule_is_read_in_every_way_that_toml_has() {
          match = \"chat:*\"\n\
          allow.subscribe = [\"42\", \"43\"]\n\
          allow.publish = \"authenticated\"\n\
+         allow.wildcards = [\"42\"]\n\
          publish_needs_subscription = true\n\
          echo = false\n\
          data_bytes = \"64KiB\"\n\
@@ -89,6 +90,7 @@ fn a_rule_is_read_in_every_way_that_toml_has() {
     };
     chat.allow.subscribe = users(&["42", "43"]);
     chat.allow.publish = Access::Authenticated;
+    chat.allow.wildcards = users(&["42"]);
     chat.history.size = 100;
     chat.history.last_on_subscribe = true;
     let mut dialog = ChannelRule {
@@ -107,10 +109,10 @@ fn a_rule_is_read_in_every_way_that_toml_has() {
         _ => (0, 0),
     };
     assert_eq!(place(0, "match"), (2, 9));
-    assert_eq!(place(0, "history.ttl_ms"), (8, 34));
+    assert_eq!(place(0, "history.ttl_ms"), (9, 34));
     assert_eq!(place(0, "allow.history"), (0, 0));
-    assert_eq!(place(1, "history.size"), (14, 8));
-    assert_eq!(place(2, "allow.history"), (18, 21));
+    assert_eq!(place(1, "history.size"), (15, 8));
+    assert_eq!(place(2, "allow.history"), (19, 21));
 }
 
 #[test]
@@ -130,7 +132,9 @@ fn the_example_of_the_documentation_is_good() {
     let loaded = load_text(EXAMPLE).unwrap();
     let rules = &loaded.config.channels;
     assert_eq!(rules.len(), 5);
+    assert_eq!(rules[0].allow.wildcards, Access::Nobody);
     assert_eq!(rules[1].history.ttl_ms, 3_600_000);
+    assert_eq!(rules[3].allow.wildcards, Access::Everyone);
     assert_eq!(rules[3].slow_consumer, SlowConsumer::Conflate);
     assert_eq!(rules[3].delivery.batch_ms, 50);
 }
@@ -142,6 +146,7 @@ fn the_default_is_printed_as_one_rule_that_reads_back() {
     for line in [
         "match = \"*\" # default",
         "allow.subscribe = \"everyone\" # default",
+        "allow.wildcards = \"nobody\" # default",
         "slow_consumer = \"disconnect\" # default",
         "subscribers = \"auto\" # any number; default",
         "data_bytes = \"auto\" # what client.message_bytes allows; default",
@@ -387,6 +392,50 @@ fn events_tell_nobody_more_than_may_be_asked() {
     ] {
         assert!(load_text(&rule(good)).is_ok(), "{good}");
     }
+}
+
+#[test]
+fn who_hears_a_wildcard_is_not_named_by_a_channel() {
+    let rule = |settings: &str| format!("[[channels]]\nmatch = \"a#*\"\n{settings}{LAST}");
+    expect(
+        &load_text(&rule("allow.wildcards = \"named\"\n")).unwrap_err(),
+        &[(
+            "3:19: channels[0].allow.wildcards: ",
+            "named is not allowed here: there is no channel's name for users to stand in",
+        )],
+    );
+    let wrong = "allow.subscribe = \"named\"\nallow.wildcards = \"everyone\"\n";
+    expect(
+        &load_text(&rule(wrong)).unwrap_err(),
+        &[(
+            "4:19: channels[0].allow.wildcards: ",
+            "set allow.wildcards to nobody, or allow.subscribe to something else",
+        )],
+    );
+    for good in [
+        "allow.subscribe = \"named\"\n",
+        "allow.subscribe = \"named\"\nallow.wildcards = \"nobody\"\n",
+        "allow.subscribe = \"nobody\"\nallow.wildcards = \"everyone\"\n",
+        "allow.publish = \"named\"\nallow.wildcards = [\"42\"]\n",
+    ] {
+        assert!(load_text(&rule(good)).is_ok(), "{good}");
+    }
+    let mut program = ChannelRule::default();
+    program.allow.wildcards = Access::Named;
+    let config = Config {
+        channels: vec![program],
+        ..Config::default()
+    };
+    let errors: Vec<String> = config
+        .check()
+        .unwrap_err()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    expect(
+        &errors,
+        &[("channels[0].allow.wildcards: ", "named is not allowed here")],
+    );
 }
 
 #[test]

@@ -20,6 +20,7 @@ pub mod rules;
 pub mod subscribers;
 pub mod turn;
 pub mod users;
+pub mod wildcards;
 
 use bytes::Bytes;
 

@@ -3,6 +3,7 @@
 //! Asked at every command that names a channel: the name is compared with one pattern after the other, a
 //! few nanoseconds each, until one matches. Rules for busy channels belong to the front.
 
+use super::wildcards;
 use crate::config::ChannelRule;
 use std::sync::Arc;
 
@@ -53,6 +54,21 @@ impl ChannelRules {
         self.rules.iter()
     }
 
+    /// The rules that names which a wildcard matches can fall under, in order, until one is for all of them.
+    ///
+    /// A rule to which earlier ones, taken together, leave none of these names is among them all the same.
+    /// Compares the wildcard with each rule's pattern in turn.
+    pub fn overlapping(&self, wildcard: &str) -> impl Iterator<Item = &ChannelRule> {
+        let mut rules = self.rules.iter();
+        std::iter::from_fn(move || {
+            let rule = rules.find(|rule| overlaps(&rule.pattern, wildcard))?;
+            if covers(&rule.pattern, wildcard) {
+                rules = [].iter();
+            }
+            Some(rule)
+        })
+    }
+
     /// How many there are; at least one.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "there is always one")]
@@ -68,9 +84,25 @@ fn matches(pattern: &str, channel: &str) -> bool {
     }
 }
 
+/// Whether some name matches both a rule's pattern and a wildcard.
+fn overlaps(pattern: &str, wildcard: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(beginning) => wildcards::may_begin_with(wildcard, beginning),
+        None => wildcards::matches(wildcard, pattern),
+    }
+}
+
+/// Whether a rule's pattern matches every name that a wildcard matches, which are more than one.
+fn covers(pattern: &str, wildcard: &str) -> bool {
+    pattern
+        .strip_suffix('*')
+        .is_some_and(|beginning| wildcards::beginning(wildcard).starts_with(beginning))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn rules(patterns: &[&str]) -> ChannelRules {
         let rule = |pattern: &&str| ChannelRule {
@@ -95,6 +127,96 @@ mod tests {
             assert_eq!(rules.find(channel), expected, "{channel:?}");
         }
         assert_eq!(rules.of("chat:x").pattern, "chat:*");
+    }
+
+    #[test]
+    fn a_wildcard_falls_under_rules_until_one_covers_it() {
+        let rules = rules(&[
+            "prices.secret",
+            "prices.eur*",
+            "prices.*",
+            "news",
+            "a.b.*",
+            "log.>*",
+            "*",
+        ]);
+        for (wildcard, expected) in [
+            (
+                "prices.*",
+                &["prices.secret", "prices.eur*", "prices.*"][..],
+            ),
+            ("prices.>", &["prices.secret", "prices.eur*", "prices.*"]),
+            ("prices.eur.*", &["prices.eur*"]),
+            ("prices.usd.*", &["prices.*"]),
+            ("prices.*.usd", &["prices.eur*", "prices.*"]),
+            ("*.secret", &["prices.secret", "prices.*", "*"]),
+            ("*.usd.*", &["prices.*", "*"]),
+            (
+                "*.*.*",
+                &["prices.eur*", "prices.*", "a.b.*", "log.>*", "*"],
+            ),
+            ("*", &["news", "*"]),
+            ("news.*", &["*"]),
+            // A rule's * is for what begins with a >, which a wildcard's is not.
+            ("log.>", &["log.>*", "*"]),
+        ] {
+            let found: Vec<&str> = rules
+                .overlapping(wildcard)
+                .map(|rule| &*rule.pattern)
+                .collect();
+            assert_eq!(found, expected, "{wildcard}");
+        }
+    }
+
+    /// All names of at most `length` letters, which are a, b and the dot.
+    fn names(length: usize) -> Vec<String> {
+        let mut all = vec![String::new()];
+        let mut start = 0;
+        for _ in 0..length {
+            let end = all.len();
+            for index in start..end {
+                for letter in ["a", "b", "."] {
+                    all.push(format!("{}{letter}", all[index]));
+                }
+            }
+            start = end;
+        }
+        all
+    }
+
+    fn wildcard() -> impl Strategy<Value = String> {
+        let level = prop::sample::select(vec!["", "a", "b", "ab", "*", "*", "*"]);
+        let last = prop::sample::select(vec!["", "a", "b", "*", ">"]);
+        (prop::collection::vec(level, 0..3), last)
+            .prop_map(|(levels, last)| [levels, vec![last]].concat().join("."))
+            .prop_filter("a wildcard", |name| wildcards::is_wildcard(name))
+    }
+
+    proptest! {
+        #[test]
+        fn a_wildcard_falls_under_the_rules_of_its_names(
+            patterns in prop::collection::vec("[ab.]{0,3}\\*|[ab.]{1,4}", 0..6),
+            wildcard in wildcard(),
+        ) {
+            let patterns: Vec<&str> = patterns.iter().map(String::as_str).collect();
+            let rules = rules(&patterns);
+            // Long enough for a name that any two of these patterns have in common, and for one that only
+            // the wildcard matches.
+            let mut names = names(8);
+            names.retain(|name| wildcards::matches(&wildcard, name));
+            let mut expected = Vec::new();
+            for pattern in patterns.into_iter().chain(["*"]) {
+                let both = names.iter().filter(|name| matches(pattern, name)).count();
+                if both > 0 {
+                    expected.push(pattern);
+                }
+                if both == names.len() {
+                    break;
+                }
+            }
+            let found: Vec<&str> = rules.overlapping(&wildcard).map(|rule| &*rule.pattern).collect();
+            prop_assert_eq!(found, expected);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Who may do what with a channel.
 
-use crate::config::{Access, Allow};
+use crate::config::{Access, Allow, ChannelRule};
+use crate::hub::rules::ChannelRules;
 
 /// Whether `user` (`None`: somebody who has not said who it is) belongs to those who may.
 pub(super) fn allows(access: &Access, user: Option<&str>, channel: &str) -> bool {
@@ -19,6 +20,36 @@ pub(super) fn may_read(allow: &Allow, those: &Access, user: Option<&str>, channe
     allows(&allow.subscribe, user, channel) && allows(those, user, channel)
 }
 
+/// Whether `user` may hear every channel that `wildcard` matches, also those that are yet to come.
+///
+/// # Errors
+/// The first rule that is in the way: it is for a name that the wildcard matches, and refuses the user. Its
+/// pattern may itself be a secret to the user.
+pub fn may_hear_wildcard<'a>(
+    rules: &'a ChannelRules,
+    user: Option<&str>,
+    wildcard: &str,
+) -> Result<(), &'a ChannelRule> {
+    let admits = |allow: &Allow| {
+        [&allow.subscribe, &allow.wildcards]
+            .into_iter()
+            .all(|those| allows_everywhere(those, user))
+    };
+    match rules
+        .overlapping(wildcard)
+        .find(|rule| !admits(&rule.allow))
+    {
+        Some(rule) => Err(rule),
+        None => Ok(()),
+    }
+}
+
+/// Whether `user` belongs to those who may, whatever the channel's name.
+fn allows_everywhere(access: &Access, user: Option<&str>) -> bool {
+    // Whom a channel names is known only with the name.
+    *access != Access::Named && allows(access, user, "")
+}
+
 /// Whether `user` is among those that `channel` names after its last `#`.
 fn is_named(user: &str, channel: &str) -> bool {
     let names = channel.rsplit_once('#').map(|(_, names)| names.split(','));
@@ -28,6 +59,8 @@ fn is_named(user: &str, channel: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::wildcards;
+    use proptest::prelude::*;
 
     #[test]
     fn everybody_and_some() {
@@ -41,6 +74,103 @@ mod tests {
             assert_eq!(allows(access, None, "c"), nobody, "{access:?}");
             assert_eq!(allows(access, Some("7"), "c"), anybody, "{access:?}");
             assert_eq!(allows(access, Some("43"), "c"), listed, "{access:?}");
+        }
+    }
+
+    fn rule(pattern: &str, subscribe: Access, wildcards: Access) -> ChannelRule {
+        let mut rule = ChannelRule {
+            pattern: pattern.into(),
+            ..ChannelRule::default()
+        };
+        rule.allow.subscribe = subscribe;
+        rule.allow.wildcards = wildcards;
+        rule
+    }
+
+    #[test]
+    fn a_wildcard_takes_leave_from_every_rule_on_its_way() {
+        let vip = || Access::Users(vec!["42".into()]);
+        let rules = ChannelRules::new(&[
+            rule("prices.vip.*", vip(), Access::Everyone),
+            rule("prices.*", Access::Everyone, Access::Everyone),
+            rule("dialog.*", Access::Named, Access::Everyone),
+            rule("log.*", Access::Nobody, Access::Everyone),
+            rule("chat.*", Access::Authenticated, vip()),
+        ]);
+        for (wildcard, nobody, anybody, listed) in [
+            ("prices.eur.*", None, None, None),
+            ("prices.*", None, None, None),
+            ("prices.>", Some("prices.vip.*"), Some("prices.vip.*"), None),
+            (
+                "prices.*.x",
+                Some("prices.vip.*"),
+                Some("prices.vip.*"),
+                None,
+            ),
+            (
+                "dialog.*",
+                Some("dialog.*"),
+                Some("dialog.*"),
+                Some("dialog.*"),
+            ),
+            ("log.>", Some("log.*"), Some("log.*"), Some("log.*")),
+            ("chat.>", Some("chat.*"), Some("chat.*"), None),
+            (
+                ">",
+                Some("prices.vip.*"),
+                Some("prices.vip.*"),
+                Some("dialog.*"),
+            ),
+            ("other.*", Some("*"), Some("*"), Some("*")),
+        ] {
+            for (user, expected) in [(None, nobody), (Some("7"), anybody), (Some("42"), listed)] {
+                let refusing = may_hear_wildcard(&rules, user, wildcard).err();
+                let refusing = refusing.map(|rule| &*rule.pattern);
+                assert_eq!(refusing, expected, "{wildcard} {user:?}");
+            }
+        }
+    }
+
+    fn access() -> impl Strategy<Value = Access> {
+        prop_oneof![
+            6 => Just(Access::Everyone),
+            3 => Just(Access::Authenticated),
+            1 => Just(Access::Named),
+            1 => Just(Access::Nobody),
+            3 => prop::sample::select(vec!["1", "2"]).prop_map(|id| Access::Users(vec![id.into()])),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn who_hears_a_wildcard_may_hear_each_of_its_channels(
+            rules in prop::collection::vec(("[a.#1]{0,3}\\*|[a.#1]{1,4}", access(), access()), 1..6),
+            subscribe in access(),
+            wildcards in access(),
+            pattern in "([a1*]|a#1)(\\.([a1*]|a#1)?){0,2}(\\.>)?|>",
+            user in prop::sample::select(vec![None, Some("1"), Some("2")]),
+            names in prop::collection::vec("[a.#1]{0,7}", 60),
+        ) {
+            let mut rules: Vec<ChannelRule> = rules
+                .into_iter()
+                .map(|(pattern, subscribe, wildcards)| rule(&pattern, subscribe, wildcards))
+                .collect();
+            rules.push(rule("*", subscribe, wildcards));
+            let rules = ChannelRules::new(&rules);
+            match may_hear_wildcard(&rules, user, &pattern) {
+                Ok(()) => for name in names.iter().filter(|name| wildcards::matches(&pattern, name)) {
+                    let allow = &rules.of(name).allow;
+                    prop_assert!(allows(&allow.subscribe, user, name), "{name}");
+                    prop_assert!(allows(&allow.wildcards, user, name), "{name}");
+                    prop_assert!(allow.subscribe != Access::Named && allow.wildcards != Access::Named);
+                },
+                Err(rule) => {
+                    let those = [&rule.allow.subscribe, &rule.allow.wildcards];
+                    let refuses = |access: &Access| *access == Access::Named || !allows(access, user, "");
+                    prop_assert!(those.into_iter().any(refuses));
+                    prop_assert!(rules.overlapping(&pattern).any(|other| std::ptr::eq(other, rule)));
+                }
+            }
         }
     }
 

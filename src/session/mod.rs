@@ -4,7 +4,7 @@
 //! speaks the JSON envelope on the channel endpoints and plain echo on `/echo`, and answers plain
 //! HTTP requests on the public listener.
 
-mod access;
+pub mod access;
 pub mod envelope;
 mod http;
 
