@@ -4,6 +4,7 @@
 use super::history::{self, Histories, History, Page, Query, Since, Time};
 use super::presence::{Counts, MembersPage, Presence, PresenceEvent};
 use super::rules::{ChannelRules, RuleNumber};
+use super::wildcards::Wildcards;
 use super::{Delivery, Names, Position, Publication};
 use crate::config::limits::HISTORY_PAGE_MESSAGES;
 use smallvec::SmallVec;
@@ -27,9 +28,22 @@ pub struct Interest {
     pub serial: u32,
 }
 
+/// Who hears a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listener<'a> {
+    /// A shard with subscribers to the channel itself.
+    Channel(Interest),
+    /// A shard with subscribers to a wildcard that matches the channel's name.
+    Wildcard(Interest, &'a str),
+}
+
 struct Channel {
     position: Position,
-    interested: SmallVec<[Interest; 2]>,
+    interested: SmallVec<[Interest; 1]>,
+    /// The wildcards that match its name, if any did when that was last looked at.
+    matched: Option<Box<Matched>>,
+    /// Subscribers, where their number is limited.
+    admitted: u32,
     /// When the channel was last used while nobody listened.
     idle_since_ms: u64,
     /// Whether it stands in the queue of idle channels.
@@ -41,9 +55,17 @@ struct Channel {
     presence: Option<Box<Presence>>,
 }
 
+const _: () = assert!(size_of::<Channel>() <= 80, "there may be a million");
+
+/// What a channel's name matches, as long as the wildcards are the same.
+struct Matched {
+    version: u64,
+    interested: SmallVec<[Interest; 2]>,
+}
+
 impl Channel {
     fn is_idle(&self) -> bool {
-        self.interested.is_empty() && self.history.is_none()
+        self.interested.is_empty() && self.history.is_none() && self.admitted == 0
     }
 }
 
@@ -80,6 +102,8 @@ pub struct Home {
     random: u64,
     rules: ChannelRules,
     histories: Histories,
+    /// Of subscribers of all shards.
+    wildcards: Wildcards<Interest>,
     /// Channels with new counts of members that their subscribers will be told.
     recounted: Vec<u32>,
     seed: u64,
@@ -96,6 +120,7 @@ impl Home {
             random: random | 1,
             histories: Histories::new(rules.len(), history_bytes),
             rules,
+            wildcards: Wildcards::new(seed),
             recounted: Vec::new(),
             seed,
         }
@@ -136,6 +161,86 @@ impl Home {
                 .retain(|other| other.shard != shard || other.serial != serial);
         }
         self.queue_if_idle(key, now_ms);
+    }
+
+    /// A shard has its first subscriber to a wildcard: from now on it gets every message of every channel
+    /// that it matches.
+    pub fn wildcard_interest(&mut self, wildcard: &str, interest: Interest) {
+        let same = |other: &Interest| other.shard == interest.shard;
+        self.wildcards.remove(wildcard, same);
+        self.wildcards.insert(wildcard, interest);
+    }
+
+    /// A shard's last subscriber to a wildcard left. `serial` is the interest that ends; a later one stays.
+    pub fn wildcard_disinterest(&mut self, wildcard: &str, shard: u16, serial: u32) {
+        let ends = |other: &Interest| other.shard == shard && other.serial == serial;
+        self.wildcards.remove(wildcard, ends);
+    }
+
+    /// Wildcards that somebody is subscribed to, on whichever shard.
+    #[must_use]
+    pub fn wildcards(&self) -> usize {
+        self.wildcards.len()
+    }
+
+    /// Looks at which wildcards match a channel's name, if that can have changed.
+    fn match_wildcards(&mut self, key: u32) {
+        let Some((name, channel)) = self.channels.entry_mut(key) else {
+            return;
+        };
+        if self.wildcards.is_empty() {
+            channel.matched = None;
+            return;
+        }
+        let version = self.wildcards.version();
+        if let Some(matched) = &channel.matched
+            && matched.version == version
+        {
+            return;
+        }
+        let mut interested = SmallVec::new();
+        self.wildcards
+            .for_each_match(name, |_, interest| interested.push(*interest));
+        channel.matched = Some(Box::new(Matched {
+            version,
+            interested,
+        }));
+    }
+
+    /// Lets one more connection subscribe, where the channel's rule limits their number; whether it does.
+    ///
+    /// # Errors
+    /// The limit, when it is reached.
+    pub fn admit(&mut self, key: u32) -> Result<bool, u32> {
+        let Some(channel) = self.channels.get_mut(key) else {
+            return Ok(false);
+        };
+        let Some(limit) = self.rules.get(channel.rule).subscribers else {
+            return Ok(false);
+        };
+        if channel.admitted >= limit {
+            return Err(limit);
+        }
+        channel.admitted += 1;
+        Ok(true)
+    }
+
+    /// One that was admitted subscribes no longer.
+    pub fn release(&mut self, key: u32, now_ms: u64) {
+        let Some(channel) = self.channels.get_mut(key) else {
+            debug_assert!(false, "a channel stays as long as somebody is admitted");
+            return;
+        };
+        debug_assert!(channel.admitted > 0, "who is released was admitted");
+        channel.admitted = channel.admitted.saturating_sub(1);
+        self.queue_if_idle(key, now_ms);
+    }
+
+    /// Those that were admitted to channels and not released.
+    #[cfg(test)]
+    pub(crate) fn admitted(&self) -> u64 {
+        let channels = self.channels.values();
+        channels.map(|channel| u64::from(channel.admitted)).sum()
     }
 
     /// A subscriber has come, or has gone. Returns what the channel's subscribers are to be told.
@@ -249,7 +354,17 @@ impl Home {
         }
     }
 
-    /// The shards that have subscribers to a channel.
+    /// The shards that a message of a channel goes to, some of them possibly more than once.
+    pub fn listening(&mut self, key: u32) -> impl Iterator<Item = u16> {
+        self.match_wildcards(key);
+        let channel = self.channels.get(key);
+        let matched = channel.and_then(|channel| channel.matched.as_deref());
+        let own = channel.map_or(&[][..], |channel| &channel.interested);
+        let others = matched.map_or(&[][..], |matched| &matched.interested);
+        own.iter().chain(others).map(|interest| interest.shard)
+    }
+
+    /// The shards that have subscribers to a channel itself.
     #[must_use]
     pub fn interested(&self, key: u32) -> &[Interest] {
         self.channels
@@ -266,9 +381,10 @@ impl Home {
         key: u32,
         publication: Publication,
         now: Time,
-        mut to: impl FnMut(Interest, Delivery),
+        mut to: impl FnMut(Listener<'_>, Delivery),
     ) -> Option<Position> {
-        let channel = self.channels.get_mut(key)?;
+        self.match_wildcards(key);
+        let (name, channel) = self.channels.entry_mut(key)?;
         channel.position.offset += 1;
         let position = channel.position;
         let size = self.rules.get(channel.rule).history.size as usize;
@@ -277,16 +393,20 @@ impl Home {
             let kept = publication.clone();
             self.histories.keep(key, rule, slot, size, now, kept);
         }
+        let delivery = Delivery {
+            offset: position.offset,
+            timestamp_ms: now.unix_ms,
+            publication,
+        };
+        let matched = channel.matched.iter().flat_map(|one| &one.interested);
+        for interest in matched {
+            to(Listener::Wildcard(*interest, name), delivery.clone());
+        }
         if let Some((last, others)) = channel.interested.split_last() {
-            let delivery = Delivery {
-                offset: position.offset,
-                timestamp_ms: now.unix_ms,
-                publication,
-            };
             for interest in others {
-                to(*interest, delivery.clone());
+                to(Listener::Channel(*interest), delivery.clone());
             }
-            to(*last, delivery);
+            to(Listener::Channel(*last), delivery);
         } else {
             self.queue_if_idle(key, now.elapsed_ms);
         }
@@ -472,6 +592,8 @@ impl Home {
             Channel {
                 position: Position { offset: 0, epoch },
                 interested: SmallVec::new(),
+                matched: None,
+                admitted: 0,
                 idle_since_ms: 0,
                 queued: false,
                 rule,

@@ -9,6 +9,7 @@ use super::names::home_of;
 use super::rules::{ChannelRules, RuleNumber};
 use super::subscribers::{ByForm, Subscribers};
 use super::turn::Turn;
+use super::wildcards::is_wildcard;
 use super::{Form, Names, Position};
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -63,11 +64,13 @@ pub struct Channel {
     pending: Option<Box<Pending>>,
     turn: Option<Box<Turn>>,
     serial: u32,
-    /// Its number at its home, while it is live.
+    /// Its number at its home, while it is live. Of a wildcard: how many homes have answered.
     home_number: u32,
     home: u16,
     rule: RuleNumber,
     live: bool,
+    /// Every shard is home to channels that it matches.
+    wildcard: bool,
 }
 
 const _: () = assert!(size_of::<Channel>() <= 72, "there may be a million");
@@ -83,6 +86,12 @@ impl Channel {
     #[must_use]
     pub fn rule(&self) -> RuleNumber {
         self.rule
+    }
+
+    /// Whether it stands for all channels whose names it matches.
+    #[must_use]
+    pub fn is_wildcard(&self) -> bool {
+        self.wildcard
     }
 
     /// What this turn has brought so far, and who gets it.
@@ -104,8 +113,8 @@ impl Channel {
 /// The shard's last subscriber of a channel left: tell the home.
 #[derive(Debug, PartialEq, Eq)]
 pub struct GivenUp {
-    /// The home shard.
-    pub home: u16,
+    /// The home shard; `None`: all shards, because it was a wildcard.
+    pub home: Option<u16>,
     /// The channel's name.
     pub name: Box<str>,
     /// The interest that ends.
@@ -121,6 +130,7 @@ pub struct Local {
     /// Of those of the rules that gather at all.
     shortest_batch_ms: u32,
     channels: Names<Channel>,
+    wildcards: usize,
     next_serial: u32,
     touched: Vec<u32>,
     /// Channels whose messages are gathered for a while: until when, number, interest.
@@ -145,6 +155,7 @@ impl Local {
                 .unwrap_or(u32::MAX),
             rules,
             channels: Names::new(seed),
+            wildcards: 0,
             next_serial: 0,
             touched: Vec::new(),
             windows: BinaryHeap::new(),
@@ -162,6 +173,12 @@ impl Local {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.channels.is_empty()
+    }
+
+    /// Those of them that are wildcards.
+    #[must_use]
+    pub fn wildcards(&self) -> usize {
+        self.wildcards
     }
 
     /// The number of a channel that has subscribers here.
@@ -189,6 +206,7 @@ impl Local {
             .channels
             .find(name)
             .and_then(|key| self.channels.get(key))
+            .filter(|channel| !channel.wildcard)
         {
             match channel.live {
                 true => (channel.home, ChannelRef::Number(channel.home_number)),
@@ -221,12 +239,14 @@ impl Local {
     }
 
     /// The number of a channel that somebody is about to subscribe to, and, when nobody here is
-    /// subscribed to it yet, what to tell its home shard.
-    pub fn enter(&mut self, name: &str) -> (u32, Option<(u16, Interest)>) {
+    /// subscribed to it yet, what to tell its home shard: all shards, for a wildcard.
+    pub fn enter(&mut self, name: &str) -> (u32, Option<(Option<u16>, Interest)>) {
         if let Some(number) = self.channels.find(name) {
             return (number, None);
         }
         let home = self.home_of(name);
+        let wildcard = is_wildcard(name);
+        self.wildcards += usize::from(wildcard);
         let serial = self.next_serial;
         self.next_serial = self.next_serial.wrapping_add(1);
         let channel = Channel {
@@ -242,6 +262,7 @@ impl Local {
             home,
             rule: self.rules.find(name),
             live: false,
+            wildcard,
         };
         let number = self.channels.insert(name, channel);
         let interest = Interest {
@@ -249,7 +270,7 @@ impl Local {
             channel: number,
             serial,
         };
-        (number, Some((home, interest)))
+        (number, Some(((!wildcard).then_some(home), interest)))
     }
 
     /// Adds a subscriber that is not subscribed yet. The caller has delivered the channel's pending
@@ -367,8 +388,9 @@ impl Local {
         if let Some(turn) = channel.turn {
             self.put_turn(turn);
         }
+        self.wildcards -= usize::from(channel.wildcard);
         Some(GivenUp {
-            home: channel.home,
+            home: (!channel.wildcard).then_some(channel.home),
             name,
             serial: channel.serial,
         })
@@ -403,6 +425,39 @@ impl Local {
         }
         channel.release_pending();
         confirmed
+    }
+
+    /// One shard's answer to an interest in a wildcard; as [`Self::live`] once all have answered.
+    pub fn wildcard_live(&mut self, number: u32, serial: u32) -> Vec<Waiting> {
+        let shards = self.shards as u32;
+        let Some(channel) = self
+            .channels
+            .get_mut(number)
+            .filter(|channel| channel.serial == serial)
+        else {
+            return Vec::new();
+        };
+        channel.home_number += 1;
+        let (answers, position) = (channel.home_number, channel.position);
+        if answers < shards {
+            return Vec::new();
+        }
+        self.live(number, serial, answers, position)
+    }
+
+    /// A home does not let a connection subscribe. Returns the tags of what it asked for; empty when it gave
+    /// up.
+    pub fn denied(&mut self, number: u32, serial: u32, question: u32, key: u32) -> Vec<Bytes> {
+        let Some(channel) = self.channels.get_mut(number) else {
+            return Vec::new();
+        };
+        let pending = channel.pending.as_mut();
+        let asks = pending.and_then(|pending| pending.asking.get(&key));
+        let asks = asks.is_some_and(|asking| asking.question == question);
+        if channel.serial != serial || !asks {
+            return Vec::new();
+        }
+        self.abandon(number, key)
     }
 
     /// The home's answer to a question of a connection. Returns what to confirm to it: its question, and
@@ -446,11 +501,25 @@ impl Local {
     /// and the channel's number there. `None` when nobody wants to know.
     #[must_use]
     pub fn presence(&self, number: u32) -> Option<(u16, u32)> {
-        let channel = self.channels.get(number).filter(|channel| channel.live)?;
+        let channel = self.at_home(number)?;
         let presence = self.rules.get(channel.rule).presence;
         presence
             .enabled
             .then_some((channel.home, channel.home_number))
+    }
+
+    /// Whom to tell that a subscriber of a channel has gone, because the channel's rule limits their number.
+    #[must_use]
+    pub fn admission(&self, number: u32) -> Option<(u16, u32)> {
+        let channel = self.at_home(number)?;
+        let limit = self.rules.get(channel.rule).subscribers;
+        limit.map(|_| (channel.home, channel.home_number))
+    }
+
+    /// A live channel that is no wildcard.
+    fn at_home(&self, number: u32) -> Option<&Channel> {
+        let channel = self.channels.get(number)?;
+        (channel.live && !channel.wildcard).then_some(channel)
     }
 
     /// Whether a connection is a subscriber of a channel, not only about to be one.
@@ -464,8 +533,10 @@ impl Local {
     /// The channels whose homes want to know who their subscribers are: home, number there, subscribers.
     #[cfg(test)]
     pub(crate) fn with_presence(&self) -> impl Iterator<Item = (u16, u32, &ByForm)> {
-        let told =
-            |channel: &&Channel| channel.live && self.rules.get(channel.rule).presence.enabled;
+        let told = |channel: &&Channel| {
+            let presence = self.rules.get(channel.rule).presence;
+            channel.live && !channel.wildcard && presence.enabled
+        };
         let channels = self.channels.values().filter(told);
         channels.map(|channel| (channel.home, channel.home_number, &channel.subscribers))
     }
@@ -480,12 +551,14 @@ impl Local {
         now_ms: u64,
     ) -> Option<(&str, &mut Channel)> {
         let (_, channel) = self.touch(number, serial, now_ms)?;
-        debug_assert_eq!(
-            channel.position.offset + 1,
-            offset,
-            "the home's messages come in order, without gaps"
-        );
-        channel.position.offset = offset;
+        if !channel.wildcard {
+            debug_assert_eq!(
+                channel.position.offset + 1,
+                offset,
+                "the home's messages come in order, without gaps"
+            );
+            channel.position.offset = offset;
+        }
         let (turn, _) = channel.turn();
         turn.messages += 1;
         turn.offset = offset;

@@ -27,7 +27,7 @@ use bytes::Bytes;
 pub use names::Names;
 
 /// A place in a channel's stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Position {
     /// Number of the last message; the first one published in an epoch is 1.
     pub offset: u64,

@@ -45,6 +45,38 @@ pub enum Message {
         /// The interest that ends.
         serial: u32,
     },
+    /// To every shard: this one has its first subscriber to a wildcard.
+    WildcardInterest {
+        /// The wildcard.
+        wildcard: Box<str>,
+        /// Who asks.
+        interest: Interest,
+    },
+    /// To every shard: this one's last subscriber to a wildcard left.
+    WildcardDisinterest {
+        /// The wildcard.
+        wildcard: Box<str>,
+        /// The shard that gives up.
+        shard: u16,
+        /// The interest that ends.
+        serial: u32,
+    },
+    /// From every shard: the answer to an interest in a wildcard.
+    WildcardLive {
+        /// The interest it answers.
+        interest: Interest,
+    },
+    /// From a home: a message of a channel that a wildcard matches.
+    DeliverWildcard {
+        /// The interest of the receiving shard.
+        interest: Interest,
+        /// The channel's name.
+        name: Box<str>,
+        /// The message.
+        delivery: Delivery,
+        /// As in [`Self::Deliver`].
+        exclude: Option<(u32, u32)>,
+    },
     /// To a home: number this and pass it on.
     Publish {
         /// The channel.
@@ -75,8 +107,16 @@ pub enum Message {
         question: u32,
         /// Who asked: key and generation there.
         asker: (u32, u32),
-        /// The answer.
-        catch_up: CatchUp,
+        /// Who answers: the home, and the channel's number there.
+        home: (u16, u32),
+        /// The answer, and whether it counts as one of the channel's limited number of subscribers. Or how
+        /// many there are, the most that may be.
+        catch_up: Result<(CatchUp, bool), u32>,
+    },
+    /// To a home that limits the number of a channel's subscribers: one has gone.
+    Release {
+        /// The channel's number at its home.
+        channel: u32,
     },
     /// To a home that wants to know: a subscriber has come, or has gone.
     Member {
@@ -258,7 +298,15 @@ impl Message {
                 } => reference(channel) + publication(published) + tag(receipt),
                 Self::Deliver { delivery, .. } => publication(&delivery.publication),
                 Self::Recover { channel, .. } => reference(channel),
-                Self::Recovered { catch_up, .. } => deliveries(&catch_up.messages),
+                Self::Recovered { catch_up, .. } => match catch_up {
+                    Ok((catch_up, _)) => deliveries(&catch_up.messages),
+                    Err(_) => 0,
+                },
+                Self::WildcardInterest { wildcard, .. }
+                | Self::WildcardDisinterest { wildcard, .. } => wildcard.len(),
+                Self::DeliverWildcard { name, delivery, .. } => {
+                    name.len() + publication(&delivery.publication)
+                }
                 Self::Read {
                     channel, receipt, ..
                 }

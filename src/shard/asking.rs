@@ -4,12 +4,15 @@
 use super::connection::ConnectionId;
 use super::core::{Answer, Core, Event, MESSAGE_ENVELOPE_BYTES, NOBODY, Unanswered};
 use super::handler::{HistoryOptions, MembersOptions, PublishOptions, Refusal, SubscribeOptions};
-use crate::config::limits::{HISTORY_PAGE_MESSAGES, PRESENCE_PAGE_MEMBERS};
+use crate::config::limits::{
+    HISTORY_PAGE_MESSAGES, MAX_WILDCARDS_PER_SHARD, PRESENCE_PAGE_MEMBERS,
+};
 use crate::hub::directory::UserHash;
 use crate::hub::history::Query;
-use crate::hub::home::{CatchUp, ChannelRef};
+use crate::hub::home::{CatchUp, ChannelRef, Interest};
 use crate::hub::local::GivenUp;
 use crate::hub::users::NOBODY as NO_USER;
+use crate::hub::wildcards::is_wildcard;
 use crate::hub::{Form, Position, Publication};
 use crate::mesh::{BROADCASTING_SHARD, Message, Receipt};
 use bytes::Bytes;
@@ -165,8 +168,13 @@ impl Core {
             return Err(Refusal::TooManyChannels { limit });
         }
         let rule = self.rules.of(name);
-        let asks = recover.is_some() || rule.history.last_on_subscribe;
-        let presence = rule.presence.enabled;
+        let wildcard = is_wildcard(name);
+        let history = recover.is_some() || rule.history.last_on_subscribe;
+        let asks = !wildcard && (history || rule.subscribers.is_some());
+        let presence = rule.presence.enabled && !wildcard;
+        if wildcard && known.is_none() {
+            self.may_add_wildcard()?;
+        }
         // A home that wants to know who subscribes is told each time.
         if (asks || presence || known.is_none())
             && let Some(pending_bytes) = self.mesh.backlog(self.local.home_of(name))
@@ -183,8 +191,7 @@ impl Core {
         }
         let (channel, interest) = self.local.enter(name);
         if let Some((home, interest)) = interest {
-            let name = name.into();
-            self.mesh.post(home, Message::Interest { name, interest });
+            self.announce_interest(name, home, interest);
         }
         let connection = self.get(id).ok_or(Refusal::Closed)?;
         if let Err(at) = connection.channels.binary_search(&channel) {
@@ -208,6 +215,32 @@ impl Core {
             self.mesh.post(home, question);
         }
         Ok(())
+    }
+
+    /// Whether one more wildcard may be subscribed to here: every shard has to hear of it.
+    fn may_add_wildcard(&self) -> Result<(), Refusal> {
+        let limit = MAX_WILDCARDS_PER_SHARD;
+        if self.local.wildcards() >= limit {
+            return Err(Refusal::TooManyWildcards { limit });
+        }
+        let mut shards = 0..self.mesh.links().shards() as u16;
+        match shards.find_map(|shard| self.mesh.backlog(shard)) {
+            Some(pending_bytes) => Err(Refusal::Busy { pending_bytes }),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells a channel's home, or all shards of a wildcard, that somebody here wants to hear it.
+    fn announce_interest(&mut self, name: &str, home: Option<u16>, interest: Interest) {
+        if let Some(home) = home {
+            let name = name.into();
+            return self.mesh.post(home, Message::Interest { name, interest });
+        }
+        for shard in 0..self.mesh.links().shards() as u16 {
+            let wildcard = name.into();
+            let message = Message::WildcardInterest { wildcard, interest };
+            self.mesh.post(shard, message);
+        }
     }
 
     pub(super) fn read_history(
@@ -352,6 +385,9 @@ impl Core {
         self.forget_waiting(channel, key);
         if self.local.is_subscriber(channel, key) {
             self.member(channel, key, false);
+            if let Some((home, channel)) = self.local.admission(channel) {
+                self.mesh.post(home, Message::Release { channel });
+            }
         }
         let given_up = self.local.unsubscribe(channel, key);
         self.give_up(given_up);
@@ -391,16 +427,25 @@ impl Core {
     }
 
     fn give_up(&mut self, given_up: Option<GivenUp>) {
-        if let Some(GivenUp { home, name, serial }) = given_up {
-            let shard = self.shard;
-            self.mesh.post(
-                home,
-                Message::Disinterest {
-                    name,
-                    shard,
-                    serial,
-                },
-            );
+        let Some(GivenUp { home, name, serial }) = given_up else {
+            return;
+        };
+        let shard = self.shard;
+        if let Some(home) = home {
+            let gone = Message::Disinterest {
+                name,
+                shard,
+                serial,
+            };
+            return self.mesh.post(home, gone);
+        }
+        for to in 0..self.mesh.links().shards() as u16 {
+            let gone = Message::WildcardDisinterest {
+                wildcard: name.clone(),
+                shard,
+                serial,
+            };
+            self.mesh.post(to, gone);
         }
     }
 

@@ -166,7 +166,7 @@ pub(super) fn write_gap(local: &Local, codec: &Codec, encoding: u8, gap: &Gap) -
         form: encoding,
         channel,
         count: gap.count,
-        offset: Some(gap.offset),
+        offset: (!local.channel(gap.channel)?.is_wildcard()).then_some(gap.offset),
     };
     let mut payload = Vec::new();
     let kind = (codec.encode_dropped)(&dropped, &mut payload)?;
@@ -211,7 +211,7 @@ impl Core {
         };
         let rule = state.rule();
         let policy = rules.get(rule).slow_consumer;
-        let mut outgoing = Outgoing::new(codec, form, name, false, turn.part(form));
+        let mut outgoing = Outgoing::new(codec, form, name, state.is_wildcard(), turn.part(form));
         let mut slow = Vec::new();
         let mut next_excluded = 0;
         let mut delivered = 0;

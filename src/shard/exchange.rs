@@ -8,13 +8,15 @@ use super::outbox::MAX_SEND_BYTES;
 use super::{Shard, run_events};
 use crate::config::SlowConsumer;
 use crate::hub::history::Time;
-use crate::hub::home::{CatchUp, Interest};
+use crate::hub::home::{CatchUp, Interest, Listener};
+use crate::hub::local::Waiting;
 use crate::hub::presence::{MembersPage, PresenceEvent};
 use crate::hub::turn::{Excluded, Mark};
-use crate::hub::{Delivery, Form};
+use crate::hub::{Delivery, Form, Position};
 use crate::mesh::{Batch, Mesh, Message, Receipt};
 use crate::ring::Ring;
 use crate::wire::frame;
+use std::hash::BuildHasher;
 
 /// Rounds of messages to itself that one turn takes at most; what is left waits for the next turn.
 /// A publish needs three: to the home, to the subscribers, acknowledgement.
@@ -52,7 +54,18 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                     serial,
                     delivery,
                     exclude,
-                } => self.deliver(channel, serial, &delivery, exclude),
+                } => self.deliver(channel, serial, None, &delivery, exclude),
+                Message::DeliverWildcard {
+                    interest,
+                    name,
+                    delivery,
+                    exclude,
+                } => {
+                    let Interest {
+                        channel, serial, ..
+                    } = interest;
+                    self.deliver(channel, serial, Some(&name), &delivery, exclude);
+                }
                 Message::HandOver {
                     from,
                     listener,
@@ -76,23 +89,33 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                     let Interest {
                         channel, serial, ..
                     } = interest;
-                    for waiting in self.core.local.live(channel, serial, number, position) {
-                        if let Some(connection) = self.core.connections.get(waiting.key as usize) {
-                            let id = self.core.id(waiting.key, connection);
-                            if waiting.joined {
-                                self.core.member(channel, waiting.key, true);
-                            }
-                            self.core.confirm(id, channel, position, waiting.tag, None);
-                        }
-                    }
-                    run_events(&mut self.handler, &mut self.core);
+                    let waiting = self.core.local.live(channel, serial, number, position);
+                    self.confirm_all(channel, position, waiting, None);
+                }
+                Message::WildcardLive { interest } => {
+                    let Interest {
+                        channel, serial, ..
+                    } = interest;
+                    let waiting = self.core.local.wildcard_live(channel, serial);
+                    self.confirm_all(channel, Position::default(), waiting, None);
                 }
                 Message::Recovered {
                     interest,
                     question,
                     asker,
+                    home: (home, number),
                     catch_up,
-                } => self.recovered(interest, question, asker, catch_up),
+                } => match catch_up {
+                    Ok((catch_up, admitted)) => {
+                        let joined = self.recovered(interest, question, asker, catch_up);
+                        if admitted && !joined {
+                            // It has given up meanwhile, and its place is free again.
+                            let release = Message::Release { channel: number };
+                            self.core.mesh.post(home, release);
+                        }
+                    }
+                    Err(limit) => self.denied(interest, question, asker, limit),
+                },
                 Message::HasReadMembers { receipt, page } => {
                     self.core.has_read(receipt, Answer::Members(page));
                     run_events(&mut self.handler, &mut self.core);
@@ -153,14 +176,76 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
     }
 
+    /// Subscriptions have come into force: tells the home, where it wants to know, and those who asked.
+    fn confirm_all(
+        &mut self,
+        channel: u32,
+        position: Position,
+        confirmed: Vec<Waiting>,
+        mut catch_up: Option<Box<CatchUp>>,
+    ) {
+        let core = &mut self.core;
+        for waiting in confirmed {
+            if let Some(connection) = core.connections.get(waiting.key as usize) {
+                let id = core.id(waiting.key, connection);
+                if waiting.joined {
+                    core.member(channel, waiting.key, true);
+                }
+                core.confirm(id, channel, position, waiting.tag, catch_up.take());
+            }
+        }
+        run_events(&mut self.handler, core);
+    }
+
+    /// A connection may not subscribe: the channel has as many subscribers as it may have.
+    fn denied(
+        &mut self,
+        interest: Interest,
+        question: u32,
+        (key, generation): (u32, u32),
+        limit: u32,
+    ) {
+        let core = &mut self.core;
+        let asker = ConnectionId {
+            shard: core.shard,
+            key,
+            generation,
+        };
+        core.is_answered(asker, |unanswered| &mut unanswered.recoveries);
+        let Interest {
+            channel, serial, ..
+        } = interest;
+        let tags = core.local.denied(channel, serial, question, key);
+        if tags.is_empty() {
+            return;
+        }
+        if let Some(connection) = core.get(asker)
+            && let Ok(at) = connection.channels.binary_search(&channel)
+        {
+            connection.channels.remove(at);
+        }
+        core.end_subscription(channel, key);
+        for tag in tags {
+            core.events.push_back(Event::Refused {
+                connection: asker,
+                refusal: Refusal::TooManySubscribers {
+                    limit: limit as usize,
+                },
+                tag: Some(tag),
+            });
+        }
+        run_events(&mut self.handler, core);
+    }
+
     /// A subscriber that asked its home joins: after what came before the answer, before what follows.
+    /// Whether it has not given up meanwhile.
     fn recovered(
         &mut self,
         interest: Interest,
         question: u32,
         (key, generation): (u32, u32),
         catch_up: CatchUp,
-    ) {
+    ) -> bool {
         let asker = ConnectionId {
             shard: self.core.shard,
             key,
@@ -173,18 +258,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         } = interest;
         self.core.deliver_channel(channel);
         let position = catch_up.position;
-        let mut catch_up = Some(Box::new(catch_up));
-        for waiting in self.core.local.answered(channel, serial, question, key) {
-            if let Some(connection) = self.core.connections.get(waiting.key as usize) {
-                let id = self.core.id(waiting.key, connection);
-                if waiting.joined {
-                    self.core.member(channel, waiting.key, true);
-                }
-                self.core
-                    .confirm(id, channel, position, waiting.tag, catch_up.take());
-            }
-        }
-        run_events(&mut self.handler, &mut self.core);
+        let waiting = self.core.local.answered(channel, serial, question, key);
+        let joined = !waiting.is_empty();
+        self.confirm_all(channel, position, waiting, Some(Box::new(catch_up)));
+        joined
     }
 
     /// Tells a channel's subscribers here who has come or gone.
@@ -227,11 +304,12 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     /// A message arrived from its home: in each form that somebody here gets it is written once, whatever
-    /// the number of subscribers.
+    /// the number of subscribers. `matched` is the name of its channel where that is a wildcard's.
     fn deliver(
         &mut self,
         channel: u32,
         serial: u32,
+        matched: Option<&str>,
         delivery: &Delivery,
         exclude: Option<(u32, u32)>,
     ) {
@@ -263,8 +341,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         for form in subscribers.forms() {
             let published = Published {
                 form: form.encoding(),
-                channel: name,
-                wildcard: None,
+                channel: matched.unwrap_or(name),
+                wildcard: matched.map(|_| name),
                 offset,
                 timestamp_ms,
                 publication,
@@ -290,7 +368,13 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 part.marks.push(Mark {
                     start,
                     end,
-                    key: publication.key,
+                    key: match matched {
+                        None => publication.key,
+                        // Each channel's messages are a stream of their own.
+                        Some(name) => {
+                            foldhash::fast::FixedState::with_seed(publication.key).hash_one(name)
+                        }
+                    },
                     offset,
                 });
             }
@@ -341,6 +425,19 @@ impl Core {
                 self.home
                     .disinterest(&name, shard, serial, self.clock.elapsed_ms);
             }
+            Message::WildcardInterest { wildcard, interest } => {
+                self.home.wildcard_interest(&wildcard, interest);
+                let answer = Message::WildcardLive { interest };
+                self.mesh.post(interest.shard, answer);
+            }
+            Message::WildcardDisinterest {
+                wildcard,
+                shard,
+                serial,
+            } => self.home.wildcard_disinterest(&wildcard, shard, serial),
+            Message::Release { channel } => {
+                self.home.release(channel, self.clock.elapsed_ms);
+            }
             Message::Publish {
                 channel,
                 publication,
@@ -355,8 +452,8 @@ impl Core {
                 } = self;
                 let channel = home.resolve(&channel);
                 // Before it has a number: afterwards it could not be left out.
-                let mut full = home.interested(channel).iter();
-                if let Some(pending_bytes) = full.find_map(|to| mesh.backlog(to.shard)) {
+                let mut shards = home.listening(channel);
+                if let Some(pending_bytes) = shards.find_map(|shard| mesh.backlog(shard)) {
                     counters.publishes_refused.add(1);
                     mesh.post(
                         receipt.shard,
@@ -367,6 +464,7 @@ impl Core {
                     );
                     return;
                 }
+                drop(shards);
                 let Receipt {
                     shard,
                     key,
@@ -379,13 +477,28 @@ impl Core {
                     unix_ms: clock.unix_ms,
                 };
                 let position = home.publish(channel, publication, now, |to, delivery| {
-                    let message = Message::Deliver {
-                        channel: to.channel,
-                        serial: to.serial,
-                        delivery,
-                        exclude: (!echo && to.shard == shard).then_some((key, generation)),
-                    };
-                    mesh.post(to.shard, message);
+                    let exclude =
+                        |to: Interest| (!echo && to.shard == shard).then_some((key, generation));
+                    match to {
+                        Listener::Channel(to) => {
+                            let message = Message::Deliver {
+                                channel: to.channel,
+                                serial: to.serial,
+                                delivery,
+                                exclude: exclude(to),
+                            };
+                            mesh.post(to.shard, message);
+                        }
+                        Listener::Wildcard(to, name) => {
+                            let message = Message::DeliverWildcard {
+                                interest: to,
+                                name: name.into(),
+                                delivery,
+                                exclude: exclude(to),
+                            };
+                            mesh.post(to.shard, message);
+                        }
+                    }
                 });
                 if receipt.tag.is_some()
                     && let Some(position) = position
@@ -403,6 +516,17 @@ impl Core {
                 let channel = self.home.resolve(&channel);
                 let now_ms = self.clock.elapsed_ms;
                 let bytes = self.settings.outbox_bytes / 2;
+                let answer = |catch_up| Message::Recovered {
+                    interest,
+                    question,
+                    asker,
+                    home: (self.shard, channel),
+                    catch_up,
+                };
+                let admitted = match self.home.admit(channel) {
+                    Ok(admitted) => admitted,
+                    Err(limit) => return self.mesh.post(interest.shard, answer(Err(limit))),
+                };
                 let catch_up = match self.mesh.backlog(interest.shard) {
                     None => {
                         self.home
@@ -416,12 +540,7 @@ impl Core {
                     }),
                 };
                 if let Some(catch_up) = catch_up {
-                    let answer = Message::Recovered {
-                        interest,
-                        question,
-                        asker,
-                        catch_up,
-                    };
+                    let answer = answer(Ok((catch_up, admitted)));
                     self.mesh.post(interest.shard, answer);
                 }
             }

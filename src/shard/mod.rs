@@ -488,6 +488,8 @@ fn run_events<H: Handler>(handler: &mut H, core: &mut Core) {
                 if !core.has_channel(connection, channel) {
                     continue;
                 }
+                let state = core.local.channel(channel);
+                let wildcard = state.is_some_and(|state| state.is_wildcard());
                 let Some(name) = core.local.name(channel) else {
                     continue;
                 };
@@ -502,7 +504,7 @@ fn run_events<H: Handler>(handler: &mut H, core: &mut Core) {
                 };
                 let subscribed = Subscribed {
                     channel: name,
-                    position: Some(position),
+                    position: (!wildcard).then_some(position),
                     recovered,
                     tag: &tag,
                 };
