@@ -37,6 +37,16 @@ pub enum Listener<'a> {
     Wildcard(Interest, &'a str),
 }
 
+impl Listener<'_> {
+    /// Which interest of which shard it is.
+    #[must_use]
+    pub fn interest(self) -> Interest {
+        match self {
+            Self::Channel(interest) | Self::Wildcard(interest, _) => interest,
+        }
+    }
+}
+
 struct Channel {
     position: Position,
     interested: SmallVec<[Interest; 1]>,

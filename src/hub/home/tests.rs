@@ -40,7 +40,7 @@ fn publish(home: &mut Home, name: &str, now_ms: u64) -> (Position, Vec<(u16, u64
     let channel = home.resolve(&ChannelRef::Name(name.into()));
     let position = home
         .publish(channel, publication("1"), at(now_ms), |to, delivery| {
-            sent.push((to.shard, delivery.offset));
+            sent.push((to.interest().shard, delivery.offset));
         })
         .unwrap();
     (position, sent)
@@ -59,7 +59,7 @@ fn offsets_have_no_gaps_and_reach_interested_shards() {
     let mut sent = Vec::new();
     let second = home
         .publish(key, publication("2"), at(7), |to, delivery| {
-            sent.push((to.shard, delivery.offset, delivery.timestamp_ms));
+            sent.push((to.interest().shard, delivery.offset, delivery.timestamp_ms));
         })
         .unwrap();
     assert_eq!(second.offset, 2);
@@ -243,4 +243,64 @@ fn who_only_reads_leaves_nothing_behind() {
     let page = home.read(&channel, &query, 0);
     assert_eq!((page.position.offset, page.messages.len()), (0, 0));
     assert_eq!(home.expire(IDLE_CHANNEL_MS), 1);
+}
+
+#[test]
+fn wildcards_hear_the_channels_that_they_match() {
+    let mut home = home("*", 0);
+    let wildcards = |shard| interest(shard, 1);
+    publish(&mut home, "prices.eur", 0);
+    home.wildcard_interest("prices.*", wildcards(4));
+    home.wildcard_interest("prices.>", wildcards(5));
+    home.interest("prices.eur", interest(6, 1));
+    assert_eq!(home.wildcards(), 2);
+    let heard = |home: &mut Home, name: &str| {
+        let channel = home.resolve(&ChannelRef::Name(name.into()));
+        let mut listening: Vec<u16> = home.listening(channel).collect();
+        let (_, sent) = publish(home, name, 1);
+        let mut shards: Vec<u16> = sent.into_iter().map(|(shard, _)| shard).collect();
+        (listening.sort_unstable(), shards.sort_unstable());
+        assert_eq!(listening, shards);
+        shards
+    };
+    assert_eq!(heard(&mut home, "prices.eur"), [4, 5, 6]);
+    assert_eq!(heard(&mut home, "prices.eur.usd"), [5]);
+    assert!(heard(&mut home, "prices").is_empty());
+    // Once more from the same shard: the later interest counts.
+    home.wildcard_interest("prices.*", interest(4, 2));
+    home.wildcard_disinterest("prices.*", 4, 1);
+    assert_eq!(heard(&mut home, "prices.eur"), [4, 5, 6]);
+    home.wildcard_disinterest("prices.*", 4, 2);
+    assert_eq!(heard(&mut home, "prices.eur"), [5, 6]);
+    home.wildcard_disinterest("prices.>", 5, 1);
+    assert_eq!(
+        (home.wildcards(), heard(&mut home, "prices.eur")),
+        (0, vec![6])
+    );
+    // A wildcard does not keep a channel alive.
+    assert_eq!(home.expire(2 * IDLE_CHANNEL_MS), 2);
+}
+
+#[test]
+fn a_limit_is_reached_released_and_reached_again() {
+    let mut home = home("*", 0);
+    home.rules = ChannelRules::new(&[ChannelRule {
+        subscribers: Some(3),
+        ..ChannelRule::default()
+    }]);
+    let channel = home.resolve(&ChannelRef::Name("c".into()));
+    for round in 0..1000 {
+        for _ in 0..3 {
+            assert_eq!(home.admit(channel), Ok(true), "round {round}");
+        }
+        assert_eq!(home.admit(channel), Err(3), "round {round}");
+        for _ in 0..3 {
+            home.release(channel, 0);
+        }
+    }
+    // Somebody whose shard has not said so yet keeps the channel's number.
+    assert_eq!(home.admit(channel), Ok(true));
+    assert_eq!(home.expire(9 * IDLE_CHANNEL_MS), 0);
+    home.release(channel, 9 * IDLE_CHANNEL_MS);
+    assert_eq!(home.expire(10 * IDLE_CHANNEL_MS), 1);
 }

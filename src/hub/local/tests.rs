@@ -60,7 +60,7 @@ fn an_answer_to_an_ended_interest_is_ignored() {
     let given_up = local.unsubscribe(number, 5).expect("the last one left");
     assert_eq!(
         (given_up.home, &*given_up.name, given_up.serial),
-        (0, "c", old.serial)
+        (Some(0), "c", old.serial)
     );
     let (number, new) = first(&mut local, 6);
     assert!(local.live(number, old.serial, 1, position(0)).is_empty());
@@ -196,5 +196,58 @@ fn a_subscriber_may_change_its_form() {
     assert_eq!(again, Some(position(0)));
     assert!(local.subscribers(number, Form::PLAIN).is_none());
     assert!(local.subscribers(number, batched).unwrap().contains(5));
+    assert!(local.unsubscribe(number, 5).is_some());
+}
+
+#[test]
+fn a_wildcard_is_live_when_all_shards_have_answered() {
+    let mut local = Local::new(1, 3, 1, ChannelRules::new(&[]));
+    let (number, ask) = local.enter("a.*");
+    let (home, interest) = ask.unwrap();
+    assert_eq!((home, local.wildcards()), (None, 1));
+    let join = |local: &mut Local, key| local.join(number, key, Form::PLAIN, Bytes::new());
+    assert_eq!(join(&mut local, 5), None);
+    assert!(local.wildcard_live(number, interest.serial).is_empty());
+    assert!(local.wildcard_live(number, interest.serial).is_empty());
+    assert!(local.receive(number, interest.serial, 7, 0).is_none());
+    let confirmed = local.wildcard_live(number, interest.serial);
+    assert_eq!(confirmed.len(), 1);
+    assert_eq!(join(&mut local, 6), Some(Position::default()));
+    // Messages of several channels come in any order.
+    for offset in [7, 3] {
+        assert!(local.receive(number, interest.serial, offset, 0).is_some());
+    }
+    local.take_turn(number);
+    // Nobody publishes to it, or asks who is there.
+    assert!(matches!(local.route("a.*").1, ChannelRef::Name(_)));
+    assert_eq!(
+        (local.presence(number), local.admission(number)),
+        (None, None)
+    );
+    assert_eq!(local.unsubscribe(number, 5), None);
+    let given_up = local.unsubscribe(number, 6).unwrap();
+    assert_eq!((given_up.home, local.wildcards()), (None, 0));
+    assert!(local.wildcard_live(number, interest.serial).is_empty());
+}
+
+#[test]
+fn who_is_not_admitted_is_told_about_all_it_asked_for() {
+    let mut local = local_with(ChannelRule {
+        subscribers: Some(1),
+        ..ChannelRule::default()
+    });
+    let (number, interest) = {
+        let (number, ask) = local.enter("c");
+        (number, ask.unwrap().1)
+    };
+    let tag = |text: &'static str| Bytes::from_static(text.as_bytes());
+    let (.., question) = local.ask(number, 5, Form::PLAIN, tag("1")).unwrap();
+    assert_eq!(local.position_for(number, 5, Form::PLAIN, tag("2")), None);
+    local.live(number, interest.serial, 77, position(0));
+    assert_eq!(local.admission(number), Some((0, 77)));
+    let serial = interest.serial;
+    assert!(local.denied(number, serial, question + 1, 5).is_empty());
+    assert_eq!(local.denied(number, serial, question, 5), ["1", "2"]);
+    assert!(local.denied(number, serial, question, 5).is_empty());
     assert!(local.unsubscribe(number, 5).is_some());
 }
