@@ -17,6 +17,7 @@ use ringwire::mesh::{Links, Mesh, Message};
 use ringwire::ring::{Payload, PayloadPool};
 use ringwire::session::Session;
 use ringwire::session::envelope;
+use ringwire::session::form::Form;
 use ringwire::shard::handler::Published;
 use ringwire::wire::frame;
 use std::hint::black_box;
@@ -394,7 +395,11 @@ fn parsing(c: &mut Criterion) {
         group.throughput(Throughput::Bytes(input.len() as u64));
         group.bench_function(name, |b| {
             b.iter(|| {
-                let _ = black_box(envelope::parse(black_box(input.as_bytes()), 255));
+                let _ = black_box(envelope::parse(
+                    Form::Json,
+                    black_box(input.as_bytes()),
+                    255,
+                ));
             });
         });
     }

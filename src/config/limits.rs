@@ -149,6 +149,15 @@ pub const MAX_LISTED_USERS: usize = 1000;
 /// e-mail addresses have more than 64.
 pub const MAX_USER_ID_BYTES: usize = 128;
 
+/// Bytes of a message's conflation key: it is repeated in every message that has it. A UUID has 36, and
+/// a path into a document seldom more than 64.
+pub const MAX_KEY_BYTES: usize = 64;
+
+/// Arrays and objects within each other in `data` that is mapped between JSON and MessagePack. Readers on
+/// both sides have bounds of their own: serde_json's is 127, and one widespread MessagePack library
+/// writes no more than 100.
+pub const MAX_DATA_NESTING: usize = 100;
+
 /// Networks whose `X-User-ID` is believed. They are compared one after another at each handshake; a
 /// proxy has one or two, a cloud's load balancer a dozen.
 pub const MAX_TRUSTED_PEERS: usize = 64;
