@@ -12,11 +12,12 @@ use ringwire::hub::home::{ChannelRef, Home, Interest};
 use ringwire::hub::local::Local;
 use ringwire::hub::rules::ChannelRules;
 use ringwire::hub::subscribers::Subscribers;
-use ringwire::hub::{Delivery, Form, Publication};
+use ringwire::hub::{Delivery, Publication, Shape};
 use ringwire::mesh::{Links, Mesh, Message};
 use ringwire::ring::{Payload, PayloadPool};
 use ringwire::session::Session;
 use ringwire::session::envelope;
+use ringwire::session::form::Form;
 use ringwire::shard::handler::Published;
 use ringwire::wire::frame;
 use std::hint::black_box;
@@ -185,11 +186,11 @@ impl Room {
         let mut local = Local::new(0, 1, 1, ChannelRules::new(&[]));
         let (channel, asked) = local.enter(CHANNEL);
         let (_, interest) = asked.expect("the first subscriber asks");
-        local.join(channel, 0, Form::PLAIN, Bytes::new());
+        local.join(channel, 0, Shape::PLAIN, Bytes::new());
         let (number, position) = home.interest(CHANNEL, interest);
         local.live(channel, interest.serial, number, position);
         for key in 1..subscribers {
-            local.join(channel, key, Form::PLAIN, Bytes::new());
+            local.join(channel, key, Shape::PLAIN, Bytes::new());
         }
         Self {
             home,
@@ -205,7 +206,7 @@ impl Room {
         let channel = self.home.resolve(&ChannelRef::Number(self.number));
         self.home
             .publish(channel, publication, NOW, |to, delivery| {
-                sent = Some((to, delivery));
+                sent = Some((to.interest(), delivery));
             });
         sent.expect("this shard is interested")
     }
@@ -233,7 +234,7 @@ impl Room {
         };
         let kind = session.encode(&published, scratch);
         let (turn, _) = channel.turn();
-        frame::encode(&mut turn.part(Form::PLAIN).frames, kind.into(), scratch);
+        frame::encode(&mut turn.part(Shape::PLAIN).frames, kind.into(), scratch);
     }
 }
 
@@ -255,10 +256,10 @@ fn fan_out(c: &mut Criterion) {
                 room.local.take_touched(&mut touched, 0);
                 for &channel in &touched {
                     let mut turn = room.local.take_turn(channel).expect("touched");
-                    let frames = std::mem::take(&mut turn.part(Form::PLAIN).frames);
+                    let frames = std::mem::take(&mut turn.part(Shape::PLAIN).frames);
                     room.local.put_turn(turn);
                     let payload = Payload::own(frames);
-                    let subscribers = room.local.subscribers(channel, Form::PLAIN).expect("live");
+                    let subscribers = room.local.subscribers(channel, Shape::PLAIN).expect("live");
                     subscribers.for_each(|key| {
                         black_box((key, payload.clone()));
                     });
@@ -397,7 +398,11 @@ fn parsing(c: &mut Criterion) {
         group.throughput(Throughput::Bytes(input.len() as u64));
         group.bench_function(name, |b| {
             b.iter(|| {
-                let _ = black_box(envelope::parse(black_box(input.as_bytes()), 255));
+                let _ = black_box(envelope::parse(
+                    Form::Json,
+                    black_box(input.as_bytes()),
+                    255,
+                ));
             });
         });
     }

@@ -11,6 +11,8 @@ mod frames;
 mod http;
 #[path = "clients/lifecycle.rs"]
 mod lifecycle;
+#[path = "clients/msgpack.rs"]
+mod msgpack;
 #[path = "clients/scripts.rs"]
 mod scripts;
 mod support;

@@ -7,10 +7,10 @@
 use super::home::{ChannelRef, Interest};
 use super::names::home_of;
 use super::rules::{ChannelRules, RuleNumber};
-use super::subscribers::{ByForm, Subscribers};
+use super::subscribers::{ByShape, Subscribers};
 use super::turn::Turn;
 use super::wildcards::is_wildcard;
-use super::{Form, Names, Position};
+use super::{Names, Position, Shape};
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::cmp::Reverse;
@@ -25,7 +25,7 @@ pub struct Waiting {
     /// The connection's key in this shard's slab.
     pub key: u32,
     /// What it gets of the channel's messages.
-    pub form: Form,
+    pub shape: Shape,
     /// What the handler wants back with the confirmation (a request's id).
     pub tag: Bytes,
     /// With this it has become a subscriber.
@@ -36,7 +36,7 @@ pub struct Waiting {
 /// the last message was.
 struct Asking {
     question: u32,
-    form: Form,
+    shape: Shape,
     /// Of what it has asked for, first with the question.
     tags: SmallVec<[Bytes; 1]>,
 }
@@ -60,7 +60,7 @@ impl Pending {
 pub struct Channel {
     /// While it is live.
     position: Position,
-    subscribers: ByForm,
+    subscribers: ByShape,
     pending: Option<Box<Pending>>,
     turn: Option<Box<Turn>>,
     serial: u32,
@@ -78,7 +78,7 @@ const _: () = assert!(size_of::<Channel>() <= 72, "there may be a million");
 impl Channel {
     /// Who hears it.
     #[must_use]
-    pub fn subscribers(&self) -> &ByForm {
+    pub fn subscribers(&self) -> &ByShape {
         &self.subscribers
     }
 
@@ -95,7 +95,7 @@ impl Channel {
     }
 
     /// What this turn has brought so far, and who gets it.
-    pub fn turn(&mut self) -> (&mut Turn, &ByForm) {
+    pub fn turn(&mut self) -> (&mut Turn, &ByShape) {
         (self.turn.get_or_insert_default(), &self.subscribers)
     }
 
@@ -254,7 +254,7 @@ impl Local {
                 offset: 0,
                 epoch: 0,
             },
-            subscribers: ByForm::default(),
+            subscribers: ByShape::default(),
             pending: None,
             turn: None,
             serial,
@@ -276,14 +276,14 @@ impl Local {
     /// Adds a subscriber that is not subscribed yet. The caller has delivered the channel's pending
     /// frames before. Returns what it hears everything after, or `None` when that is known only with the
     /// home's answer.
-    pub fn join(&mut self, number: u32, key: u32, form: Form, tag: Bytes) -> Option<Position> {
-        let position = self.position_for(number, key, form, tag)?;
+    pub fn join(&mut self, number: u32, key: u32, shape: Shape, tag: Bytes) -> Option<Position> {
+        let position = self.position_for(number, key, shape, tag)?;
         let channel = self.channels.get_mut(number)?;
         debug_assert!(
             channel.turn.is_none(),
             "pending frames go to earlier subscribers"
         );
-        channel.subscribers.insert(key, form);
+        channel.subscribers.insert(key, shape);
         Some(position)
     }
 
@@ -294,7 +294,7 @@ impl Local {
         &mut self,
         number: u32,
         key: u32,
-        form: Form,
+        shape: Shape,
         tag: Bytes,
     ) -> Option<(u16, ChannelRef, Interest, u32)> {
         let (name, channel) = self.channels.entry_mut(number)?;
@@ -302,7 +302,7 @@ impl Local {
         self.next_serial = self.next_serial.wrapping_add(1);
         let asking = Asking {
             question,
-            form,
+            shape,
             tags: SmallVec::from_buf([tag]),
         };
         channel.pending().asking.insert(key, asking);
@@ -318,36 +318,36 @@ impl Local {
         Some((channel.home, known, interest, question))
     }
 
-    /// Asks again on behalf of a connection that is subscribed already, possibly for another form: its
+    /// Asks again on behalf of a connection that is subscribed already, possibly for another shape: its
     /// position, or `None` while the home's answer is awaited (the new tag is confirmed with the first one
     /// then).
     pub fn position_for(
         &mut self,
         number: u32,
         key: u32,
-        form: Form,
+        shape: Shape,
         tag: Bytes,
     ) -> Option<Position> {
         let channel = self.channels.get_mut(number)?;
         let pending = channel.pending.as_mut();
         if let Some(asking) = pending.and_then(|pending| pending.asking.get_mut(&key)) {
-            asking.form = form;
+            asking.shape = shape;
             asking.tags.push(tag);
             return None;
         }
         if channel.live {
             if channel
                 .subscribers
-                .form_of(key)
-                .is_some_and(|had| had != form)
+                .shape_of(key)
+                .is_some_and(|had| had != shape)
             {
-                channel.subscribers.insert(key, form);
+                channel.subscribers.insert(key, shape);
             }
             return Some(channel.position);
         }
         channel.pending().waiting.push(Waiting {
             key,
-            form,
+            shape,
             tag,
             joined: false,
         });
@@ -420,8 +420,8 @@ impl Local {
         };
         let mut confirmed = std::mem::take(&mut pending.waiting);
         for subscriber in &mut confirmed {
-            let Waiting { key, form, .. } = *subscriber;
-            subscriber.joined = channel.subscribers.insert(key, form);
+            let Waiting { key, shape, .. } = *subscriber;
+            subscriber.joined = channel.subscribers.insert(key, shape);
         }
         channel.release_pending();
         confirmed
@@ -478,7 +478,7 @@ impl Local {
         if asks.is_none_or(|asking| asking.question != question) {
             return Vec::new();
         }
-        let Some(Asking { form, tags, .. }) = pending.asking.remove(&key) else {
+        let Some(Asking { shape, tags, .. }) = pending.asking.remove(&key) else {
             return Vec::new();
         };
         channel.release_pending();
@@ -487,10 +487,10 @@ impl Local {
             channel.turn.is_none(),
             "pending frames go to earlier subscribers"
         );
-        let mut joined = channel.subscribers.insert(key, form);
+        let mut joined = channel.subscribers.insert(key, shape);
         let waiting = tags.into_iter().map(|tag| Waiting {
             key,
-            form,
+            shape,
             tag,
             joined: std::mem::take(&mut joined),
         });
@@ -527,12 +527,12 @@ impl Local {
     pub fn is_subscriber(&self, number: u32, key: u32) -> bool {
         self.channels
             .get(number)
-            .is_some_and(|channel| channel.subscribers.form_of(key).is_some())
+            .is_some_and(|channel| channel.subscribers.shape_of(key).is_some())
     }
 
     /// The channels whose homes want to know who their subscribers are: home, number there, subscribers.
     #[cfg(test)]
-    pub(crate) fn with_presence(&self) -> impl Iterator<Item = (u16, u32, &ByForm)> {
+    pub(crate) fn with_presence(&self) -> impl Iterator<Item = (u16, u32, &ByShape)> {
         let told = |channel: &&Channel| {
             let presence = self.rules.get(channel.rule).presence;
             channel.live && !channel.wildcard && presence.enabled
@@ -652,10 +652,10 @@ impl Local {
         }
     }
 
-    /// Those who get a channel's messages in one form.
+    /// Those who get a channel's messages in one shape.
     #[must_use]
-    pub fn subscribers(&self, number: u32, form: Form) -> Option<&Subscribers> {
-        self.channels.get(number)?.subscribers.of(form)
+    pub fn subscribers(&self, number: u32, shape: Shape) -> Option<&Subscribers> {
+        self.channels.get(number)?.subscribers.of(shape)
     }
 }
 

@@ -36,39 +36,39 @@ pub struct Position {
     pub epoch: u64,
 }
 
-/// How many forms there are.
-pub const FORMS: usize = 4;
+/// How many shapes there are.
+pub const SHAPES: usize = 4;
 
-/// What a subscriber gets of a channel's messages: their encoding, and whether they come one by one or in
-/// batches. Each form is written once per shard, and only where somebody gets it.
+/// What a subscriber gets of a channel's messages: their form, and whether they come one by one or in
+/// batches. Each shape is written once per shard, and only where somebody gets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Form(u8);
+pub struct Shape(u8);
 
-impl Form {
-    /// The first encoding, one by one.
+impl Shape {
+    /// The first form, one by one.
     pub const PLAIN: Self = Self(0);
 
-    /// The form of an encoding, below half of [`FORMS`].
+    /// The shape of a form, below half of [`SHAPES`].
     #[must_use]
-    pub fn new(encoding: u8, batched: bool) -> Self {
-        debug_assert!(usize::from(encoding) < FORMS / 2, "encodings are few");
-        Self(encoding % 2 + 2 * u8::from(batched))
+    pub fn new(form: u8, batched: bool) -> Self {
+        debug_assert!(usize::from(form) < SHAPES / 2, "forms are few");
+        Self(form % 2 + 2 * u8::from(batched))
     }
 
-    /// All forms, by their index.
+    /// All shapes, by their index.
     pub fn all() -> impl Iterator<Item = Self> {
-        (0..FORMS as u8).map(Self)
+        (0..SHAPES as u8).map(Self)
     }
 
-    /// A number below [`FORMS`].
+    /// A number below [`SHAPES`].
     #[must_use]
     pub fn index(self) -> usize {
         self.0.into()
     }
 
-    /// Which encoding.
+    /// Which form.
     #[must_use]
-    pub fn encoding(self) -> u8 {
+    pub fn form(self) -> u8 {
         self.0 % 2
     }
 
@@ -86,7 +86,7 @@ pub struct Publication {
     /// channel's rule says so: those with the same number.
     pub key: u64,
     /// What the handler says about the message and its publisher (for ringwire's protocol: the user's id,
-    /// the form of the data, the key's name).
+    /// the shape of the data, the key's name).
     pub meta: Bytes,
     /// The published data, byte for byte.
     pub data: Bytes,

@@ -2,7 +2,7 @@
 //! few, and is always walked in slab order (at 9,000 subscribers a random order costs 1 µs more
 //! per delivery).
 
-use super::{FORMS, Form};
+use super::{SHAPES, Shape};
 use roaring::RoaringBitmap;
 use thin_vec::ThinVec;
 
@@ -133,49 +133,49 @@ impl Subscribers {
     }
 }
 
-/// Subscribers by the form in which they get the channel's messages. Each is in one of the sets.
+/// Subscribers by the shape in which they get the channel's messages. Each is in one of the sets.
 #[derive(Debug, Default)]
-pub struct ByForm {
-    /// Of [`Form::PLAIN`], which is all there is in most channels.
+pub struct ByShape {
+    /// Of [`Shape::PLAIN`], which is all there is in most channels.
     plain: Subscribers,
-    others: Option<Box<[Subscribers; FORMS - 1]>>,
+    others: Option<Box<[Subscribers; SHAPES - 1]>>,
 }
 
-impl ByForm {
-    /// Those of one form.
+impl ByShape {
+    /// Those of one shape.
     #[must_use]
-    pub fn of(&self, form: Form) -> Option<&Subscribers> {
-        let set = match form.index() {
+    pub fn of(&self, shape: Shape) -> Option<&Subscribers> {
+        let set = match shape.index() {
             0 => &self.plain,
             at => &self.others.as_ref()?[at - 1],
         };
         (!set.is_empty()).then_some(set)
     }
 
-    /// The forms that somebody gets.
-    pub fn forms(&self) -> impl Iterator<Item = Form> {
-        Form::all().filter(|form| self.of(*form).is_some())
+    /// The shapes that somebody gets.
+    pub fn shapes(&self) -> impl Iterator<Item = Shape> {
+        Shape::all().filter(|shape| self.of(*shape).is_some())
     }
 
-    /// The form that a subscriber gets; `None`: it is no subscriber.
+    /// The shape that a subscriber gets; `None`: it is no subscriber.
     #[must_use]
-    pub fn form_of(&self, key: u32) -> Option<Form> {
-        self.forms()
-            .find(|form| self.of(*form).is_some_and(|set| set.contains(key)))
+    pub fn shape_of(&self, key: u32) -> Option<Shape> {
+        self.shapes()
+            .find(|shape| self.of(*shape).is_some_and(|set| set.contains(key)))
     }
 
-    /// Adds a subscriber, or changes its form. Whether it is new.
-    pub fn insert(&mut self, key: u32, form: Form) -> bool {
-        // Nobody changes its form where there is only one.
-        let known = match (&self.others, form) {
-            (None, Form::PLAIN) => return self.plain.insert(key),
-            _ => self.form_of(key),
+    /// Adds a subscriber, or changes its shape. Whether it is new.
+    pub fn insert(&mut self, key: u32, shape: Shape) -> bool {
+        // Nobody changes its shape where there is only one.
+        let known = match (&self.others, shape) {
+            (None, Shape::PLAIN) => return self.plain.insert(key),
+            _ => self.shape_of(key),
         };
-        if known == Some(form) {
+        if known == Some(shape) {
             return false;
         }
         self.remove(key);
-        match form.index() {
+        match shape.index() {
             0 => self.plain.insert(key),
             at => self.others.get_or_insert_default()[at - 1].insert(key),
         };
@@ -207,8 +207,8 @@ impl ByForm {
     /// Calls `each` for every subscriber.
     #[cfg(test)]
     pub(crate) fn for_each(&self, mut each: impl FnMut(u32)) {
-        self.forms()
-            .filter_map(|form| self.of(form))
+        self.shapes()
+            .filter_map(|shape| self.of(shape))
             .for_each(|set| set.for_each(&mut each));
     }
 }
@@ -241,25 +241,25 @@ mod tests {
 
         #[test]
         fn everybody_is_in_one_form(steps in prop::collection::vec((0u8..5, 0u32..6), 0..200)) {
-            let mut sets = ByForm::default();
-            let mut model: BTreeMap<u32, Form> = BTreeMap::new();
+            let mut sets = ByShape::default();
+            let mut model: BTreeMap<u32, Shape> = BTreeMap::new();
             for (step, key) in steps {
-                match Form::all().nth(step.into()) {
-                    Some(form) => {
-                        prop_assert_eq!(sets.insert(key, form), model.insert(key, form).is_none());
+                match Shape::all().nth(step.into()) {
+                    Some(shape) => {
+                        prop_assert_eq!(sets.insert(key, shape), model.insert(key, shape).is_none());
                     }
                     None => prop_assert_eq!(sets.remove(key), model.remove(&key).is_some()),
                 }
                 prop_assert_eq!(sets.is_empty(), model.is_empty());
-                prop_assert_eq!(sets.form_of(key), model.get(&key).copied());
+                prop_assert_eq!(sets.shape_of(key), model.get(&key).copied());
                 let mut seen = Vec::new();
                 sets.for_each(|key| seen.push(key));
                 seen.sort_unstable();
                 prop_assert!(seen.iter().eq(model.keys()));
-                let mut forms: Vec<Form> = model.values().copied().collect();
-                forms.sort_unstable();
-                forms.dedup();
-                prop_assert!(sets.forms().eq(forms));
+                let mut shapes: Vec<Shape> = model.values().copied().collect();
+                shapes.sort_unstable();
+                shapes.dedup();
+                prop_assert!(sets.shapes().eq(shapes));
             }
         }
     }

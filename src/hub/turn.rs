@@ -1,6 +1,6 @@
 //! What has come for a channel and has not been delivered to its subscribers yet.
 
-use super::{FORMS, Form};
+use super::{SHAPES, Shape};
 use smallvec::SmallVec;
 
 /// A part of a turn that one connection does not get: what it published itself with `"echo":false`.
@@ -27,7 +27,7 @@ pub struct Mark {
     pub offset: u64,
 }
 
-/// What the subscribers of one form get.
+/// What the subscribers of one shape get.
 #[derive(Debug, Default)]
 pub struct Part {
     /// Whole frames, back to back.
@@ -53,7 +53,7 @@ impl Part {
 /// What has come for a channel.
 #[derive(Debug, Default)]
 pub struct Turn {
-    parts: [Part; FORMS],
+    parts: [Part; SHAPES],
     /// Messages.
     pub messages: u32,
     /// Messages and events.
@@ -65,9 +65,9 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// What the subscribers of a form get.
-    pub fn part(&mut self, form: Form) -> &mut Part {
-        &mut self.parts[form.index()]
+    /// What the subscribers of a shape get.
+    pub fn part(&mut self, shape: Shape) -> &mut Part {
+        &mut self.parts[shape.index()]
     }
 
     /// Bytes of the largest part.

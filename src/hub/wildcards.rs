@@ -8,6 +8,7 @@
 //! On the way of a message this stands beside the names of channels: whoever has patterns to look a
 //! name up in keeps them in [`Wildcards`].
 
+use crate::config::limits::{MAX_WILDCARD_LEVELS, MAX_WILDCARD_ONES};
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
@@ -54,6 +55,36 @@ pub fn check(name: &str) -> Result<(), MisplacedRest> {
         }
     }
     Ok(())
+}
+
+/// Whether a name has a level that stands for others, at whatever place: it is no channel's.
+#[must_use]
+pub fn is_reserved(name: &str) -> bool {
+    is_wildcard(name) || check(name).is_err()
+}
+
+/// A wildcard that looking up names would cost too much with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a wildcard may have {MAX_WILDCARD_LEVELS} levels, and {MAX_WILDCARD_ONES} of them may be *"
+)]
+pub struct TooCostly;
+
+/// Checks that a wildcard has few levels, and few that are `*`: a name can match as many mixtures of `*` and
+/// text as there are, and all of them are looked at.
+///
+/// # Errors
+/// Says how many there may be.
+pub fn check_cost(wildcard: &str) -> Result<(), TooCostly> {
+    let (mut levels, mut ones) = (0, 0);
+    for level in wildcard.split('.') {
+        levels += 1;
+        ones += usize::from(level == ONE);
+    }
+    match levels <= MAX_WILDCARD_LEVELS && ones <= MAX_WILDCARD_ONES {
+        true => Ok(()),
+        false => Err(TooCostly),
+    }
 }
 
 /// Whether a pattern matches a name. One that [`check`] refuses matches nothing.
@@ -180,8 +211,8 @@ fn shared(one: &str, other: &str) -> usize {
 /// level (one look into a table), the one with `*`, and the one with `>`. A name of n levels takes at most
 /// n looks where no `*` is on its way; each level where both children go on doubles what is below it. A
 /// node stands at one place of a name, so that none is visited twice, and the nodes are the worst case:
-/// somebody who subscribes to all mixtures of `a` and `*` in 14 levels, 8,192 patterns, makes each lookup of
-/// `a.a.a.…` meet 16,383 nodes.
+/// all mixtures of `a` and `*` in 14 levels, 8,192 patterns, make each lookup of `a.a.a.…` meet 16,383
+/// nodes. [`check_cost`] is against that: with at most three `*` in 16 levels it is some 2,500.
 ///
 /// It is meant for few and small values per pattern: [`Self::insert`] and [`Self::remove`] look at all of
 /// a pattern's.

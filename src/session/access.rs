@@ -25,7 +25,7 @@ pub(super) fn may_read(allow: &Allow, those: &Access, user: Option<&str>, channe
 /// # Errors
 /// The first rule that is in the way: it is for a name that the wildcard matches, and refuses the user. Its
 /// pattern may itself be a secret to the user.
-pub fn may_hear_wildcard<'a>(
+pub(super) fn may_hear_wildcard<'a>(
     rules: &'a ChannelRules,
     user: Option<&str>,
     wildcard: &str,

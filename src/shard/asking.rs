@@ -13,7 +13,7 @@ use crate::hub::home::{CatchUp, ChannelRef, Interest};
 use crate::hub::local::GivenUp;
 use crate::hub::users::NOBODY as NO_USER;
 use crate::hub::wildcards::is_wildcard;
-use crate::hub::{Form, Position, Publication};
+use crate::hub::{Position, Publication, Shape};
 use crate::mesh::{BROADCASTING_SHARD, Message, Receipt};
 use bytes::Bytes;
 
@@ -141,7 +141,7 @@ impl Core {
             recover,
             batch,
         } = options;
-        let form = Form::new(self.form(id.key), batch);
+        let shape = Shape::new(self.form(id.key), batch);
         if let Some(channel) = self.local.find(name) {
             // What this turn brought so far comes before the answer, and is for those who were
             // there before. Whom it finds too slow it closes, possibly this connection.
@@ -159,7 +159,7 @@ impl Core {
             if self.local.waits(channel, id.key) >= MAX_WAITING {
                 return Err(Refusal::Unanswered { limit: MAX_WAITING });
             }
-            if let Some(position) = self.local.position_for(channel, id.key, form, tag.clone()) {
+            if let Some(position) = self.local.position_for(channel, id.key, shape, tag.clone()) {
                 self.confirm(id, channel, position, tag, None);
             }
             return Ok(());
@@ -198,12 +198,12 @@ impl Core {
             connection.channels.insert(at, channel);
         }
         if !asks {
-            if let Some(position) = self.local.join(channel, id.key, form, tag.clone()) {
+            if let Some(position) = self.local.join(channel, id.key, shape, tag.clone()) {
                 self.member(channel, id.key, true);
                 self.confirm(id, channel, position, tag, None);
             }
         } else if let Some((home, channel, interest, question)) =
-            self.local.ask(channel, id.key, form, tag)
+            self.local.ask(channel, id.key, shape, tag)
         {
             let question = Message::Recover {
                 channel,

@@ -1,4 +1,4 @@
-//! From a channel's turn to its subscribers' outboxes, each form to those who get it.
+//! From a channel's turn to its subscribers' outboxes, each shape to those who get it.
 //!
 //! Whoever keeps up gets a reference to bytes that all share. For whoever does not, the channel's rule says
 //! what happens: it is disconnected, loses its oldest messages, or gets only the newest of each key.
@@ -9,7 +9,7 @@ use super::handler::{Batch, Dropped};
 use super::outbox::{mark_dirty, push_payload};
 use super::queue::{Gap, LeftOut, Messages};
 use crate::config::SlowConsumer;
-use crate::hub::Form;
+use crate::hub::Shape;
 use crate::hub::local::Local;
 use crate::hub::turn::{Excluded, Mark, Part, Turn};
 use crate::ring::{Payload, PayloadPool};
@@ -20,7 +20,7 @@ use crate::wire::frame;
 /// One part of a turn on its way: what most get of it, and what is made of it for others.
 struct Outgoing<'a> {
     codec: &'a Codec,
-    form: Form,
+    shape: Shape,
     channel: &'a str,
     wildcard: bool,
     /// All of it.
@@ -38,7 +38,7 @@ struct Outgoing<'a> {
 impl<'a> Outgoing<'a> {
     fn new(
         codec: &'a Codec,
-        form: Form,
+        shape: Shape,
         channel: &'a str,
         wildcard: bool,
         part: &'a mut Part,
@@ -49,7 +49,7 @@ impl<'a> Outgoing<'a> {
         let entries = std::mem::take(&mut part.entries);
         let mut outgoing = Self {
             codec,
-            form,
+            shape,
             channel,
             wildcard,
             payload: Payload::own(Vec::new()),
@@ -71,7 +71,7 @@ impl<'a> Outgoing<'a> {
             return;
         }
         let batch = Batch {
-            form: self.form.encoding(),
+            form: self.shape.form(),
             channel: self.channel,
             wildcard: self.wildcard,
             entries,
@@ -86,7 +86,7 @@ impl<'a> Outgoing<'a> {
     fn without(&self, excluded: &[Excluded], pool: &mut PayloadPool) -> Option<Payload> {
         let mut copy = pool.take();
         let into = copy.try_extend()?;
-        if self.form.is_batched() {
+        if self.shape.is_batched() {
             into.extend_from_slice(&self.payload.as_slice()[..self.frames_bytes]);
             let mut entries = Vec::with_capacity(self.entries.len());
             cut(&self.entries, excluded, &mut entries);
@@ -108,7 +108,7 @@ impl<'a> Outgoing<'a> {
         }
         let single = |mark: &Mark| {
             let range = mark.start as usize..mark.end as usize;
-            if self.form.is_batched() {
+            if self.shape.is_batched() {
                 let mut frame = Vec::new();
                 self.seal(&self.entries[range], 1, &mut frame);
                 Payload::own(frame)
@@ -160,10 +160,10 @@ fn make_room(connection: &mut Connection, bound: usize, counters: &Counters) -> 
 }
 
 /// Makes the frame that tells a subscriber what it has lost.
-pub(super) fn write_gap(local: &Local, codec: &Codec, encoding: u8, gap: &Gap) -> Option<Payload> {
+pub(super) fn write_gap(local: &Local, codec: &Codec, form: u8, gap: &Gap) -> Option<Payload> {
     let channel = local.name(gap.channel)?;
     let dropped = Dropped {
-        form: encoding,
+        form,
         channel,
         count: gap.count,
         offset: (!local.channel(gap.channel)?.is_wildcard()).then_some(gap.offset),
@@ -181,15 +181,15 @@ impl Core {
         let Some(mut turn) = self.local.take_turn(channel) else {
             return;
         };
-        for form in Form::all() {
-            if turn.part(form).bytes() > 0 {
-                self.deliver_part(channel, form, &mut turn);
+        for shape in Shape::all() {
+            if turn.part(shape).bytes() > 0 {
+                self.deliver_part(channel, shape, &mut turn);
             }
         }
         self.local.put_turn(turn);
     }
 
-    fn deliver_part(&mut self, channel: u32, form: Form, turn: &mut Turn) {
+    fn deliver_part(&mut self, channel: u32, shape: Shape, turn: &mut Turn) {
         let (messages, items, offset) = (turn.messages, turn.items, turn.offset);
         let Self {
             local,
@@ -206,12 +206,12 @@ impl Core {
         let Some((state, name)) = known else {
             return;
         };
-        let Some(subscribers) = state.subscribers().of(form) else {
+        let Some(subscribers) = state.subscribers().of(shape) else {
             return;
         };
         let rule = state.rule();
         let policy = rules.get(rule).slow_consumer;
-        let mut outgoing = Outgoing::new(codec, form, name, state.is_wildcard(), turn.part(form));
+        let mut outgoing = Outgoing::new(codec, shape, name, state.is_wildcard(), turn.part(shape));
         let mut slow = Vec::new();
         let mut next_excluded = 0;
         let mut delivered = 0;
@@ -314,7 +314,7 @@ impl Core {
 
     /// A subscription ends: its channel's number may be another's soon.
     pub(super) fn forget_waiting(&mut self, channel: u32, key: u32) {
-        let encoding = self.form(key);
+        let form = self.form(key);
         let Self {
             local,
             connections,
@@ -327,7 +327,7 @@ impl Core {
         let Some(rare) = &mut connection.rare else {
             return;
         };
-        let write = |gap: &Gap| write_gap(local, codec, encoding, gap);
+        let write = |gap: &Gap| write_gap(local, codec, form, gap);
         let bytes = rare.queue.forget(channel, write);
         connection.outbox_bytes = connection.outbox_bytes.saturating_add(bytes as u32);
     }

@@ -12,7 +12,7 @@ use crate::hub::home::{CatchUp, Interest, Listener};
 use crate::hub::local::Waiting;
 use crate::hub::presence::{MembersPage, PresenceEvent};
 use crate::hub::turn::{Excluded, Mark};
-use crate::hub::{Delivery, Form, Position};
+use crate::hub::{Delivery, Position, Shape};
 use crate::mesh::{Batch, Mesh, Message, Receipt};
 use crate::ring::Ring;
 use crate::wire::frame;
@@ -282,18 +282,18 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         };
         let mut payload = std::mem::take(&mut core.scratch);
         let (turn, subscribers) = state.turn();
-        for encoding in 0..MAX_FORMS {
-            let forms = [false, true].map(|batched| Form::new(encoding, batched));
-            if forms.iter().all(|form| subscribers.of(*form).is_none()) {
+        for form in 0..MAX_FORMS {
+            let shapes = [false, true].map(|batched| Shape::new(form, batched));
+            if shapes.iter().all(|shape| subscribers.of(*shape).is_none()) {
                 continue;
             }
             payload.clear();
             let handler = &mut self.handler;
-            let kind: Kind = handler.encode_presence(encoding, name, event, &mut payload);
+            let kind: Kind = handler.encode_presence(form, name, event, &mut payload);
             core.counters.presence_events.add(1);
-            for form in forms {
-                if subscribers.of(form).is_some() {
-                    frame::encode(&mut turn.part(form).frames, kind.into(), &payload);
+            for shape in shapes {
+                if subscribers.of(shape).is_some() {
+                    frame::encode(&mut turn.part(shape).frames, kind.into(), &payload);
                 }
             }
         }
@@ -303,7 +303,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
     }
 
-    /// A message arrived from its home: in each form that somebody here gets it is written once, whatever
+    /// A message arrived from its home: in each shape that somebody here gets it is written once, whatever
     /// the number of subscribers. `matched` is the name of its channel where that is a wildcard's.
     fn deliver(
         &mut self,
@@ -336,19 +336,19 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             let publisher = core.connections.get(*key as usize);
             publisher.is_some_and(|publisher| publisher.generation == *generation)
         });
-        let excluded = exclude.and_then(|(key, _)| Some((key, subscribers.form_of(key)?)));
+        let excluded = exclude.and_then(|(key, _)| Some((key, subscribers.shape_of(key)?)));
         let mut payload = std::mem::take(&mut core.scratch);
-        for form in subscribers.forms() {
+        for shape in subscribers.shapes() {
             let published = Published {
-                form: form.encoding(),
+                form: shape.form(),
                 channel: matched.unwrap_or(name),
                 wildcard: matched.map(|_| name),
                 offset,
                 timestamp_ms,
                 publication,
             };
-            let part = turn.part(form);
-            let (start, end) = if form.is_batched() {
+            let part = turn.part(shape);
+            let (start, end) = if shape.is_batched() {
                 let start = part.entries.len();
                 self.handler.encode_entry(&published, &mut part.entries);
                 part.count += 1;
@@ -361,7 +361,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 (start, part.frames.len())
             };
             let (start, end) = (start as u32, end as u32);
-            if let Some((key, _)) = excluded.filter(|(_, own)| *own == form) {
+            if let Some((key, _)) = excluded.filter(|(_, own)| *own == shape) {
                 part.excluded.push(Excluded { key, start, end });
             }
             if conflates {

@@ -6,7 +6,7 @@ type Subscribed = (Option<Interest>, Option<Position>);
 
 fn subscribe(local: &mut Local, key: u32) -> (u32, Subscribed) {
     let (number, ask) = local.enter("c");
-    let position = local.join(number, key, Form::PLAIN, Bytes::from_static(b"1"));
+    let position = local.join(number, key, Shape::PLAIN, Bytes::from_static(b"1"));
     (number, (ask.map(|(_, interest)| interest), position))
 }
 
@@ -47,7 +47,7 @@ fn the_first_subscriber_asks_and_the_answer_confirms_all() {
     assert_eq!(subscribe(&mut local, 4).1, (None, Some(position(4))));
     let mut order = Vec::new();
     local
-        .subscribers(number, Form::PLAIN)
+        .subscribers(number, Shape::PLAIN)
         .unwrap()
         .for_each(|key| order.push(key));
     assert_eq!(order, [3, 4, 5]);
@@ -80,7 +80,7 @@ fn what_is_given_up_early_is_named() {
     let (number, _) = subscribe(&mut local, 5);
     subscribe(&mut local, 6);
     assert_eq!(
-        local.position_for(number, 5, Form::PLAIN, Bytes::from_static(b"2")),
+        local.position_for(number, 5, Shape::PLAIN, Bytes::from_static(b"2")),
         None
     );
     assert_eq!(local.abandon(number, 5), ["1", "2"]);
@@ -97,13 +97,13 @@ fn a_turns_channels_are_listed_once() {
     for offset in 1..=3 {
         let (name, channel) = local.receive(number, 0, offset, 0).unwrap();
         assert_eq!(name, "c");
-        channel.turn().0.part(Form::PLAIN).frames.push(b'x');
+        channel.turn().0.part(Shape::PLAIN).frames.push(b'x');
     }
     let mut touched = Vec::new();
     local.take_touched(&mut touched, 0);
     assert_eq!(touched, [number]);
     let mut turn = local.take_turn(number).unwrap();
-    assert_eq!(turn.part(Form::PLAIN).frames, b"xxx");
+    assert_eq!(turn.part(Shape::PLAIN).frames, b"xxx");
     assert_eq!((turn.messages, turn.offset), (3, 3));
     assert_eq!(subscribe(&mut local, 9).1, (None, Some(position(3))));
     local.take_touched(&mut touched, 0);
@@ -115,23 +115,23 @@ fn who_asks_joins_with_the_answer() {
     let mut local = local();
     let (number, interest) = first(&mut local, 5);
     let (_, known, same, question) = local
-        .ask(number, 6, Form::PLAIN, Bytes::from_static(b"6"))
+        .ask(number, 6, Shape::PLAIN, Bytes::from_static(b"6"))
         .unwrap();
     assert!(matches!(known, ChannelRef::Name(_)));
     assert_eq!(same, interest);
     // Once more before the answer: confirmed with it.
     assert_eq!(
-        local.join(number, 6, Form::PLAIN, Bytes::from_static(b"again")),
+        local.join(number, 6, Shape::PLAIN, Bytes::from_static(b"again")),
         None
     );
     let live = local.live(number, interest.serial, 77, position(4));
     assert_eq!(live.len(), 1, "6 still waits");
     let (_, known, _, later) = local
-        .ask(number, 7, Form::PLAIN, Bytes::from_static(b"7"))
+        .ask(number, 7, Shape::PLAIN, Bytes::from_static(b"7"))
         .unwrap();
     assert_eq!(known, ChannelRef::Number(77));
     assert_eq!(
-        local.join(number, 6, Form::PLAIN, Bytes::from_static(b"third")),
+        local.join(number, 6, Shape::PLAIN, Bytes::from_static(b"third")),
         None
     );
     let tags =
@@ -142,7 +142,7 @@ fn who_asks_joins_with_the_answer() {
         ["6", "again", "third"]
     );
     assert_eq!(
-        local.join(number, 6, Form::PLAIN, Bytes::new()),
+        local.join(number, 6, Shape::PLAIN, Bytes::new()),
         Some(position(4))
     );
     assert!(local.answered(number, serial, question, 6).is_empty());
@@ -190,11 +190,11 @@ fn what_is_gathered_is_due_once() {
 fn a_subscriber_may_change_its_form() {
     let mut local = local();
     let (number, interest) = first(&mut local, 5);
-    let batched = Form::new(0, true);
+    let batched = Shape::new(0, true);
     local.live(number, interest.serial, 1, position(0));
     let again = local.position_for(number, 5, batched, Bytes::new());
     assert_eq!(again, Some(position(0)));
-    assert!(local.subscribers(number, Form::PLAIN).is_none());
+    assert!(local.subscribers(number, Shape::PLAIN).is_none());
     assert!(local.subscribers(number, batched).unwrap().contains(5));
     assert!(local.unsubscribe(number, 5).is_some());
 }
@@ -205,7 +205,7 @@ fn a_wildcard_is_live_when_all_shards_have_answered() {
     let (number, ask) = local.enter("a.*");
     let (home, interest) = ask.unwrap();
     assert_eq!((home, local.wildcards()), (None, 1));
-    let join = |local: &mut Local, key| local.join(number, key, Form::PLAIN, Bytes::new());
+    let join = |local: &mut Local, key| local.join(number, key, Shape::PLAIN, Bytes::new());
     assert_eq!(join(&mut local, 5), None);
     assert!(local.wildcard_live(number, interest.serial).is_empty());
     assert!(local.wildcard_live(number, interest.serial).is_empty());
@@ -241,8 +241,8 @@ fn who_is_not_admitted_is_told_about_all_it_asked_for() {
         (number, ask.unwrap().1)
     };
     let tag = |text: &'static str| Bytes::from_static(text.as_bytes());
-    let (.., question) = local.ask(number, 5, Form::PLAIN, tag("1")).unwrap();
-    assert_eq!(local.position_for(number, 5, Form::PLAIN, tag("2")), None);
+    let (.., question) = local.ask(number, 5, Shape::PLAIN, tag("1")).unwrap();
+    assert_eq!(local.position_for(number, 5, Shape::PLAIN, tag("2")), None);
     local.live(number, interest.serial, 77, position(0));
     assert_eq!(local.admission(number), Some((0, 77)));
     let serial = interest.serial;

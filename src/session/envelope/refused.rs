@@ -1,16 +1,17 @@
 //! Why a message could not be read, in words for whoever wrote the client.
 //!
-//! Only for messages that serde has refused: it stops at the first thing that it does not like, and
-//! speaks of our types. Here the message is read once more, loosely, to name the field and to find the
-//! `id` wherever it stands.
+//! serde stops at the first thing in a JSON message that it does not like, and speaks of our types. What it
+//! has refused is read once more here, loosely, to name the field and to find the `id` wherever it stands.
+//! The words are the same for both forms.
 
-use super::{MAX_ID_BYTES, Refused, is_id};
+use super::json::is_id;
+use super::{MAX_ID_BYTES, Refused};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::fmt;
 
 /// The fields that the envelope knows, and what each must be.
-const FIELDS: [(&str, &str); 11] = [
+pub(super) const FIELDS: [(&str, &str); 13] = [
     ("type", "a string"),
     ("id", "a string or an integer"),
     ("channel", "a string"),
@@ -22,8 +23,11 @@ const FIELDS: [(&str, &str); 11] = [
     ("since", "an object"),
     ("reverse", "true or false"),
     ("cursor", "a whole number"),
+    ("key", "a string"),
+    ("batch", "true or false"),
 ];
-const ID: usize = 1;
+/// Where `id` stands among them.
+pub(super) const ID: usize = 1;
 
 /// The known fields of any object, as they were written.
 #[derive(Default)]
@@ -87,12 +91,12 @@ pub(super) fn explain(text: &[u8]) -> Refused<'_> {
     };
     let id = fields.values[ID]
         .map(RawValue::get)
-        .filter(|id| fields.twice != Some(ID) && is_id(id));
-    if let Some(twice) = fields.twice {
-        let (name, _) = FIELDS[twice];
-        return invalid(format!("\"{name}\" is there more than once"), id);
+        .filter(|id| fields.twice != Some(ID) && is_id(id))
+        .map(str::as_bytes);
+    if let Some(at) = fields.twice {
+        return twice(at, id);
     }
-    for (value, (name, expected)) in fields.values.iter().zip(FIELDS) {
+    for (value, (name, _)) in fields.values.iter().zip(FIELDS) {
         let Some(value) = value.map(RawValue::get).filter(|value| *value != "null") else {
             continue;
         };
@@ -103,7 +107,7 @@ pub(super) fn explain(text: &[u8]) -> Refused<'_> {
             _ => false,
         };
         if wrong {
-            return invalid(format!("\"{name}\" must be {expected}, not {found}"), id);
+            return wrong_kind(name, found, id);
         }
         let is_text = matches!(name, "type" | "channel");
         if is_text && serde_json::from_str::<String>(value).is_err() {
@@ -119,13 +123,26 @@ pub(super) fn explain(text: &[u8]) -> Refused<'_> {
     invalid("expected one JSON object with a \"type\"".to_owned(), id)
 }
 
+/// A field, by its place among [`FIELDS`], is there more than once.
+pub(super) fn twice(at: usize, id: Option<&[u8]>) -> Refused<'_> {
+    let (name, _) = FIELDS[at];
+    invalid(format!("\"{name}\" is there more than once"), id)
+}
+
+/// A field is of another kind than it must be.
+pub(super) fn wrong_kind<'a>(name: &str, found: &str, id: Option<&'a [u8]>) -> Refused<'a> {
+    let known = FIELDS.iter().find(|(known, _)| *known == name);
+    let expected = known.map_or("something else", |(_, expected)| expected);
+    invalid(format!("\"{name}\" must be {expected}, not {found}"), id)
+}
+
 /// The `id` itself is wrong, so it is not given back.
 pub(super) fn wrong_id() -> Refused<'static> {
     let error = format!("\"id\" must be a string or an integer of at most {MAX_ID_BYTES} bytes");
     invalid(error, None)
 }
 
-pub(super) fn invalid(error: String, id: Option<&str>) -> Refused<'_> {
+pub(super) fn invalid(error: String, id: Option<&[u8]>) -> Refused<'_> {
     Refused {
         code: "invalid_message",
         error,
@@ -147,13 +164,18 @@ fn kind(value: &[u8]) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::super::parse;
+    use super::super::{Envelope, parse};
     use super::*;
+    use crate::session::form::Form;
     use proptest::prelude::*;
 
+    fn read(text: &str) -> Result<Envelope<'_>, Refused<'_>> {
+        parse(Form::Json, text.as_bytes(), 255)
+    }
+
     fn refused(text: &str) -> (&'static str, String, Option<&str>) {
-        let Refused { code, error, id } = parse(text.as_bytes(), 255).unwrap_err();
-        (code, error, id)
+        let Refused { code, error, id } = read(text).unwrap_err();
+        (code, error, id.map(|id| std::str::from_utf8(id).unwrap()))
     }
 
     #[test]
@@ -228,7 +250,7 @@ mod tests {
 
     #[test]
     fn unknown_fields_may_be_there_twice() {
-        assert!(parse(br#"{"type":"ping","x":1,"x":{"type":7}}"#, 255).is_ok());
+        assert!(read(r#"{"type":"ping","x":1,"x":{"type":7}}"#).is_ok());
     }
 
     fn value() -> impl Strategy<Value = &'static str> {
@@ -256,8 +278,8 @@ mod tests {
                 fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
             parts.insert(at.min(parts.len()), "\"id\":\"mine\"".to_owned());
             let text = format!("{{{}}}", parts.join(","));
-            if let Err(refused) = parse(text.as_bytes(), 255) {
-                prop_assert_eq!(refused.id, Some("\"mine\""), "{}", text);
+            if let Err(refused) = read(&text) {
+                prop_assert_eq!(refused.id, Some(b"\"mine\"".as_slice()), "{}", text);
                 prop_assert!(!refused.error.contains("Raw") && !refused.error.contains("struct"));
                 prop_assert!(refused.error.contains("\"type\"") || refused.error.contains("\"channel\"")
                     || refused.error.contains("\"data\"") || refused.error.contains("\"echo\""), "{}", refused.error);
