@@ -472,6 +472,18 @@ impl Home {
         })
     }
 
+    /// The same for a subscriber that cannot be given anything: it may have missed something.
+    #[must_use]
+    pub fn no_catch_up(&self, key: u32, since: Option<Position>) -> Option<CatchUp> {
+        let channel = self.channels.get(key)?;
+        let last = self.rules.get(channel.rule).history.last_on_subscribe;
+        Some(CatchUp {
+            position: channel.position,
+            recovered: (since.is_some() || last).then_some(false),
+            messages: Vec::new(),
+        })
+    }
+
     /// A part of the history of a channel. Who asks brings it into being.
     pub fn read(&mut self, channel: &ChannelRef, query: &Query, now_ms: u64) -> Page {
         // Before: it may forget channels that are idle.

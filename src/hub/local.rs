@@ -541,6 +541,17 @@ impl Local {
         channels.map(|channel| (channel.home, channel.home_number, &channel.subscribers))
     }
 
+    /// The same for channels whose homes limit the number of subscribers.
+    #[cfg(test)]
+    pub(crate) fn with_admission(&self) -> impl Iterator<Item = (u16, u32, &ByShape)> {
+        let limited = |channel: &&Channel| {
+            let limit = self.rules.get(channel.rule).subscribers;
+            channel.live && !channel.wildcard && limit.is_some()
+        };
+        let channels = self.channels.values().filter(limited);
+        channels.map(|channel| (channel.home, channel.home_number, &channel.subscribers))
+    }
+
     /// A message from the home: notes the channel's new position and returns the channel with its name,
     /// for the message's frames to be added to its turn. `None` when nobody here hears it any more.
     pub fn receive(
@@ -576,6 +587,7 @@ impl Local {
             let mut turn = self.spare.pop().unwrap_or_default();
             let batch_ms = self.rules.get(channel.rule).delivery.batch_ms;
             turn.due_ms = now_ms + u64::from(batch_ms);
+            turn.offset = channel.position.offset;
             match batch_ms {
                 0 => self.touched.push(number),
                 _ => self.windows.push(Reverse((turn.due_ms, number, serial))),

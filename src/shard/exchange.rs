@@ -533,11 +533,7 @@ impl Core {
                             .catch_up(channel, since, bytes, MESSAGE_ENVELOPE_BYTES, now_ms)
                     }
                     // A shard that is behind gets nothing that can be left out.
-                    Some(_) => self.home.position(channel).map(|position| CatchUp {
-                        position,
-                        recovered: Some(false),
-                        messages: Vec::new(),
-                    }),
+                    Some(_) => self.home.no_catch_up(channel, since),
                 };
                 if let Some(catch_up) = catch_up {
                     let answer = answer(Ok((catch_up, admitted)));

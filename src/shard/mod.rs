@@ -394,7 +394,7 @@ fn catch_up_in(
         messages,
         ..
     } = catch_up;
-    let fits = core.has_room_for(connection, answer_bytes(&messages));
+    let fits = messages.is_empty() || core.has_room_for(connection, answer_bytes(&messages));
     if recovered.is_some() {
         core.counters.recoveries.add(1);
     }

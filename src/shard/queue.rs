@@ -61,7 +61,7 @@ pub(super) struct Queue {
     droppable_from: u64,
     /// By channel and key: the number of the newest message that waits.
     latest: HashMap<(u32, u64), u64>,
-    /// By channel: the number of its gap.
+    /// By channel: the number of its gap, if nothing that has to be sent follows before `droppable_from`.
     gaps: HashMap<u32, u64>,
 }
 
@@ -125,7 +125,12 @@ impl Queue {
                     }
                     _ => {}
                 },
-                Some(_) => {}
+                // It may say how far a channel is: what is lost after it is said after it.
+                Some(Entry::Plain(_)) => self.gaps.clear(),
+                Some(Entry::Gap(gap)) => {
+                    self.gaps.insert(gap.channel, number);
+                }
+                Some(Entry::Hole) => {}
             }
             number += 1;
         };
@@ -166,7 +171,9 @@ impl Queue {
             match front {
                 Entry::Gap(gap) => {
                     let gap = *gap;
-                    self.gaps.remove(&gap.channel);
+                    if self.gaps.get(&gap.channel) == Some(&self.first) {
+                        self.gaps.remove(&gap.channel);
+                    }
                     if let Some(payload) = write(&gap) {
                         bytes += payload.len();
                         *front = Entry::Plain(payload);
@@ -241,7 +248,8 @@ impl Queue {
                     *entry = Entry::Plain(payload);
                 }
                 Entry::Gap(gap) if gap.channel == channel => {
-                    self.gaps.remove(&channel);
+                    // What is lost from now on is said after this.
+                    self.gaps.clear();
                     match write(&gap) {
                         Some(payload) => {
                             bytes += payload.len();
@@ -301,16 +309,12 @@ impl Queue {
         }
         self.entries.retain(|entry| !matches!(entry, Entry::Hole));
         self.holes = 0;
+        // Gaps are found again on the way.
         self.droppable_from = self.first;
+        self.gaps.clear();
         for (entry, number) in self.entries.iter().zip(self.first..) {
-            match entry {
-                Entry::Latest(_, messages, key) => {
-                    self.latest.insert((messages.channel, *key), number);
-                }
-                Entry::Gap(gap) => {
-                    self.gaps.insert(gap.channel, number);
-                }
-                _ => {}
+            if let Entry::Latest(_, messages, key) = entry {
+                self.latest.insert((messages.channel, *key), number);
             }
         }
     }
@@ -386,12 +390,14 @@ mod tests {
     }
 
     fn lose(model: &mut Vec<Model>, at: usize, channel: u32, offset: u64) {
-        for one in model.iter_mut() {
-            if let Model::Lost(gap) = one
-                && gap.channel == channel
-            {
-                (gap.count, gap.offset) = (gap.count + 1, offset);
-                return;
+        for one in model[..at].iter_mut().rev() {
+            match one {
+                Model::Frame(_) => break,
+                Model::Lost(gap) if gap.channel == channel => {
+                    (gap.count, gap.offset) = (gap.count + 1, offset);
+                    return;
+                }
+                _ => {}
             }
         }
         let gap = Gap {

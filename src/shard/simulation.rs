@@ -7,6 +7,7 @@
 //! `RINGWIRE_SEEDS=K` sets how many are run.
 
 mod client;
+mod delivered;
 mod hearing;
 mod oracle;
 mod peer;
@@ -14,7 +15,7 @@ mod pressure;
 mod rules;
 mod server;
 
-use crate::config::{Access, Config};
+use crate::config::{Access, Config, SlowConsumer};
 use crate::mesh::Message;
 use crate::ring::sim::{Faults, Kind as SocketKind, Random, RingSetup};
 use crate::telemetry::counters::Totals;
@@ -134,6 +135,22 @@ fn draw_config(random: &mut Random) -> Config {
         rule.presence.events = random.chance(700);
         rule.presence.events_max_members = random.between(1, 8) as u32;
         rule.presence.counts_interval_ms = random.between(1, 100) as u32;
+    }
+    let rule = &mut config.channels[0];
+    if random.chance(400) {
+        rule.slow_consumer = *random
+            .clone()
+            .pick(&[SlowConsumer::DropOldest, SlowConsumer::Conflate]);
+    }
+    if random.chance(300) {
+        rule.delivery.batch_ms = random.between(1, 50) as u32;
+        rule.delivery.batch_bytes = random.between(1024, 20_000);
+    }
+    if random.chance(150) {
+        rule.subscribers = Some(random.between(1, 6) as u32);
+    }
+    if random.chance(500) {
+        rule.allow.wildcards = Access::Everyone;
     }
     config.users.direct = Access::Everyone;
     config.users.broadcast = Access::Everyone;
@@ -311,6 +328,7 @@ impl Simulation {
         }
         self.oracle.settling = false;
         self.server.check_presence();
+        self.server.check_admitted();
         for client in &self.clients {
             client.check_arrived(&self.server, &mut self.oracle);
         }
@@ -482,6 +500,7 @@ fn run_seed(seed: u64, traced: bool, summary: &Mutex<Summary>) -> Result<(), Str
         return Ok(());
     }
     let mut report = REPORT.take();
+    report.push_str(&format!("\nIts clients know: {:?}", simulation.bounds));
     if traced {
         report.push_str("\nThe last events:\n");
         for line in simulation.server.world.borrow_mut().take_trace() {
@@ -559,6 +578,8 @@ fn every_seed_keeps_every_promise() {
             assert!(count > 0 || zero, "no seed came across {name}");
         }
         assert!(delivered > 10 * seeds);
+        let rule = counters.rules[0];
+        assert!(rule.dropped > 0 && rule.conflated > 0 && rule.disconnected > 0);
         assert!(counters.recoveries_failed < counters.recoveries / 10 * 9);
     }
 }

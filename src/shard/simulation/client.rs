@@ -1,10 +1,11 @@
 //! A simulated client: what it says, and what it expects of everything it hears.
 
 use super::super::handler::Kind;
+use super::delivered::{Matched, WILDCARD};
 use super::hearing::{Expected, Pending, Subscription};
 use super::oracle::{Addressed, Oracle, Publication};
 use super::server::{Heard, Server};
-use crate::config::Config;
+use crate::config::{Access, Config, SlowConsumer};
 use crate::ring::sim::{End, Random, SocketId, World};
 use crate::wire::client::write_request;
 use crate::wire::frame::{Opcode, encode_masked};
@@ -58,6 +59,9 @@ pub(super) struct Bounds {
     pub(super) outbox_is_small: bool,
     pub(super) last_on_subscribe: bool,
     pub(super) presence: bool,
+    pub(super) slow_consumer: SlowConsumer,
+    /// Everybody may hear all channels through a wildcard.
+    pub(super) wildcards: bool,
     /// Everybody is believed who it says it is.
     pub(super) users: bool,
 }
@@ -71,7 +75,11 @@ impl Bounds {
             channels: config.client.channels,
             hasty: config.timeouts.close_ms < 1000,
             heartbeat: config.heartbeat.interval_ms > 0,
-            mesh_is_small: config.client.mesh_pending_bytes < 1 << 20,
+            // Subscriptions may be refused, then.
+            mesh_is_small: config.client.mesh_pending_bytes < 1 << 20
+                || config.channels[0].subscribers.is_some(),
+            slow_consumer: config.channels[0].slow_consumer,
+            wildcards: config.channels[0].allow.wildcards == Access::Everyone,
             outbox_is_small: config.client.outbox_bytes < 1 << 20,
             presence: config.channels[0].presence.enabled,
             users: !config.users.trusted_peers.is_empty(),
@@ -122,6 +130,9 @@ pub(super) struct Client {
     /// Channels that the server counts it a subscriber of when it has read everything said.
     pub(super) member: BTreeSet<String>,
     pub(super) subscriptions: BTreeMap<String, Subscription>,
+    /// Channels whose messages it has ever wanted in batches.
+    pub(super) batched: BTreeSet<String>,
+    pub(super) matched: Matched,
     /// Those that it gave up, as they were.
     pub(super) left: BTreeMap<String, Subscription>,
     /// Who it says it is, and is believed to be.
@@ -164,6 +175,8 @@ impl Client {
             pending: Vec::new(),
             member: BTreeSet::new(),
             subscriptions: BTreeMap::new(),
+            batched: BTreeSet::new(),
+            matched: Matched::default(),
             left: BTreeMap::new(),
             user: None,
             addressed: HashSet::new(),
@@ -406,7 +419,11 @@ impl Client {
     }
 
     fn command(&mut self, oracle: &mut Oracle, heard: &mut Heard) {
-        let channel = format!("room \"{}\"", self.random.below(self.channels));
+        let mut channel = format!("room \"{}\"", self.random.below(self.channels));
+        let kind = self.random.below(100);
+        if kind < 35 && self.random.chance(150) {
+            channel = WILDCARD.to_owned();
+        }
         let quoted = serde_json::to_string(&channel).expect("a string");
         self.next_id += 1;
         let id = if self.random.chance(500) {
@@ -415,7 +432,6 @@ impl Client {
             format!("\"i{}\"", self.next_id)
         };
         let mut named = self.random.chance(800);
-        let kind = self.random.below(100);
         let recover = (kind < 25 && self.random.chance(400)).then(|| {
             // Only an id tells which of several subscriptions is meant.
             named = true;
@@ -434,7 +450,11 @@ impl Client {
         let (text, expected) = match kind {
             0..25 => {
                 let member = self.member.contains(&channel);
-                let expected = if !member && self.member.len() >= self.bounds.channels {
+                let expected = if channel == WILDCARD && recover.is_some() {
+                    Expected::Error("invalid_message")
+                } else if channel == WILDCARD && !self.bounds.wildcards {
+                    Expected::Error("forbidden")
+                } else if !member && self.member.len() >= self.bounds.channels {
                     Expected::Error("too_many_channels")
                 } else {
                     self.member.insert(channel.clone());
@@ -443,8 +463,15 @@ impl Client {
                 let recover = recover.map_or_else(String::new, |(offset, epoch)| {
                     format!(",\"recover\":{{\"offset\":{offset},\"epoch\":{epoch}}}")
                 });
+                let mut batch = "";
+                if self.random.chance(300) {
+                    self.batched
+                        .insert(serde_json::from_str(&quoted).expect("a string"));
+                    batch = ",\"batch\":true";
+                }
+                let fields = format!("{id_field}{recover}{batch}");
                 (
-                    format!("{{\"type\":\"subscribe\",\"channel\":{quoted}{id_field}{recover}}}"),
+                    format!("{{\"type\":\"subscribe\",\"channel\":{quoted}{fields}}}"),
                     Some(expected),
                 )
             }
@@ -522,12 +549,20 @@ impl Client {
                     number: *number,
                     echo,
                     user: self.user.clone(),
+                    key: self
+                        .random
+                        .chance(300)
+                        .then(|| format!("k{}", self.random.below(3))),
                 };
+                let key_field = publication
+                    .key
+                    .as_ref()
+                    .map_or_else(String::new, |key| format!(",\"key\":\"{key}\""));
                 oracle.publish(data.clone(), publication);
                 let kind = *self.random.pick(&["publish", "message"]);
                 let echo_field = if echo { "" } else { ",\"echo\":false" };
                 let text = format!(
-                    "{{\"type\":\"{kind}\",\"channel\":{quoted}{id_field}{echo_field},\"data\":{data}}}"
+                    "{{\"type\":\"{kind}\",\"channel\":{quoted}{id_field}{echo_field}{key_field},\"data\":{data}}}"
                 );
                 let expected = named.then_some(Expected::Published { channel, data });
                 (text, expected)

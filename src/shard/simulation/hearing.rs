@@ -2,7 +2,9 @@
 
 use super::super::handler::Kind;
 use super::client::{Client, Plan, Stage};
+use super::delivered::{Arrived, Matched, WILDCARD};
 use super::oracle::Oracle;
+use crate::config::SlowConsumer;
 use crate::ring::sim::World;
 use crate::wire::Role;
 use crate::wire::client::parse_response;
@@ -10,6 +12,7 @@ use crate::wire::message::{Event, Flow, Rules, decode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 /// The answer that a request will have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,14 +62,20 @@ impl Pending {
 }
 
 /// A confirmed subscription.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Subscription {
     pub(super) epoch: u64,
     pub(super) last: u64,
     /// Up to here, everything comes out of the history.
-    until: u64,
+    pub(super) until: u64,
     /// The message at `last` may come out of the history.
-    last_may_come: bool,
+    pub(super) last_may_come: bool,
+    /// Where it was when it began.
+    pub(super) began: u64,
+    /// Up to here, messages were lost.
+    pub(super) dropped: u64,
+    /// By key: the last offset.
+    pub(super) newest: BTreeMap<Option<String>, u64>,
 }
 
 impl Subscription {
@@ -76,6 +85,9 @@ impl Subscription {
             last,
             until: last,
             last_may_come: false,
+            began: last,
+            dropped: 0,
+            newest: BTreeMap::new(),
         }
     }
 }
@@ -89,6 +101,13 @@ struct Said<'a> {
     id: Option<&'a RawValue>,
     #[serde(borrow)]
     channel: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    wildcard: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    key: Option<Cow<'a, str>>,
+    count: Option<u64>,
+    #[serde(borrow, default)]
+    messages: Vec<Entry<'a>>,
     #[serde(borrow)]
     from: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -139,6 +158,12 @@ struct Page<'a> {
 
 #[derive(Deserialize)]
 struct Entry<'a> {
+    #[serde(borrow)]
+    channel: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    from: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    key: Option<Cow<'a, str>>,
     #[serde(borrow)]
     data: &'a RawValue,
     offset: u64,
@@ -291,41 +316,43 @@ impl Client {
         let id = said.id.map(RawValue::get);
         match &*said.kind {
             "message" => {
-                let subscription = self.subscriptions.get_mut(channel).unwrap_or_else(|| {
-                    panic!(
-                        "client {index} got a message of {channel:?}, which it is not subscribed to"
-                    )
-                });
-                let offset = said.offset.expect("an offset");
-                let data = said.data.expect("data").get();
-                assert!(
-                    oracle.is_from(data, said.from.as_deref()),
-                    "client {index} got {data} from {:?}",
-                    said.from
-                );
-                let Subscription {
-                    epoch, last, until, ..
-                } = *subscription;
-                if std::mem::take(&mut subscription.last_may_come) && offset == last {
-                    oracle.read(index, channel, epoch, offset, data);
-                    return;
+                let arrived = Arrived {
+                    channel,
+                    wildcard: said.wildcard.as_deref(),
+                    from: said.from.as_deref(),
+                    data: said.data.expect("data").get(),
+                    offset: said.offset.expect("an offset"),
+                    key: said.key.as_deref(),
+                };
+                self.delivered(&arrived, oracle);
+            }
+            "messages" => {
+                let wildcard = said.wildcard.as_deref();
+                let asked = wildcard.unwrap_or(channel);
+                assert!(self.batched.contains(asked), "client {index}: {asked:?}");
+                assert!(!said.messages.is_empty(), "client {index}: {asked:?}");
+                for entry in &said.messages {
+                    let arrived = Arrived {
+                        channel: entry.channel.as_deref().unwrap_or(channel),
+                        wildcard,
+                        from: entry.from.as_deref(),
+                        data: entry.data.get(),
+                        offset: entry.offset,
+                        key: entry.key.as_deref(),
+                    };
+                    self.delivered(&arrived, oracle);
                 }
-                assert!(
-                    offset > last,
-                    "client {index} got {channel:?} offset {offset} after {last}"
+            }
+            "dropped" => {
+                let count = said.count.expect("a count");
+                let wildcard = said.wildcard.as_deref();
+                self.dropped(
+                    said.channel.as_deref(),
+                    wildcard,
+                    count,
+                    said.offset,
+                    oracle,
                 );
-                subscription.last = offset;
-                if last < until {
-                    assert_eq!(
-                        offset,
-                        last + 1,
-                        "client {index} recovers {channel:?} up to {until}"
-                    );
-                    oracle.read(index, channel, epoch, offset, data);
-                } else {
-                    oracle.skip(index, channel, epoch, last + 1..offset);
-                    oracle.saw(index, channel, epoch, offset, data);
-                }
             }
             "join" | "leave" | "presence_stats" => {
                 let user = said.user_id.as_deref();
@@ -352,6 +379,18 @@ impl Client {
                     "client {index} got this twice: {data}"
                 );
             }
+            "subscribed" if channel == WILDCARD => {
+                self.answer(id, &Expected::Subscribed(channel.to_owned()));
+                assert_eq!(
+                    (said.offset, said.epoch, said.recovered),
+                    (None, None, None)
+                );
+                if !self.subscriptions.contains_key(WILDCARD) {
+                    self.matched = Matched::default();
+                    let nowhere = Subscription::at(0, 0);
+                    self.subscriptions.insert(channel.to_owned(), nowhere);
+                }
+            }
             "subscribed" => {
                 let pending = self.answer(id, &Expected::Subscribed(channel.to_owned()));
                 let (epoch, offset) = (
@@ -368,7 +407,14 @@ impl Client {
                     );
                     assert!(known.until <= known.last, "recovered in part: {known:?}");
                     assert_eq!(said.recovered, None, "client {index} was subscribed");
-                    oracle.skip(index, channel, epoch, known.last + 1..offset + 1);
+                    if self.bounds.slow_consumer == SlowConsumer::Disconnect {
+                        oracle.skip(index, channel, epoch, known.last + 1..offset + 1);
+                        subscription.newest = known.newest.clone();
+                        (subscription.began, subscription.dropped) = (known.began, known.dropped);
+                    } else {
+                        // What was lost before is told, or replaced, at its place: before or after this.
+                        subscription = known.clone();
+                    }
                 } else if said.recovered == Some(true) {
                     let (since, life) = pending
                         .recover
@@ -473,6 +519,8 @@ impl Client {
                     "not_subscribed",
                     "too_many_channels",
                     "not_available",
+                    "forbidden",
+                    "invalid_message",
                 ];
                 if code == "busy" && !self.bounds.mesh_is_small {
                     // It asked for very much at once; what it thinks of its channels is wrong from now on.
@@ -483,7 +531,7 @@ impl Client {
                     );
                     self.bounds.mesh_is_small = true;
                 }
-                if code == "busy" {
+                if code == "busy" || code == "too_many_subscribers" {
                     // Without an id it could be for anything.
                     let at = self.position(|pending| {
                         id.is_some()
@@ -642,23 +690,12 @@ impl Client {
                 "client {index} never heard of {channel:?}"
             );
         }
-        for (channel, subscription) in &self.subscriptions {
+        for channel in self.subscriptions.keys() {
             assert!(
                 self.bounds.mesh_is_small || self.member.contains(channel),
                 "client {index} is still subscribed to {channel:?}"
             );
-            assert!(
-                subscription.last >= subscription.until,
-                "client {index} recovered {channel:?} in part: {subscription:?}"
-            );
-            // What is missing at the end must be its own; the oracle judges that.
-            let last = oracle.last(channel, subscription.epoch);
-            oracle.skip(
-                self.index,
-                channel,
-                subscription.epoch,
-                subscription.last + 1..last + 1,
-            );
         }
+        self.check_streams(oracle);
     }
 }

@@ -13,6 +13,7 @@ pub(super) struct Publication {
     /// Whether the author hears it, if subscribed.
     pub(super) echo: bool,
     pub(super) user: Option<String>,
+    pub(super) key: Option<String>,
 }
 
 /// A message that belongs to no channel.
@@ -80,11 +81,54 @@ impl Oracle {
         }
     }
 
-    /// Whether a message is from the user who published it.
-    pub(super) fn is_from(&self, data: &str, user: Option<&str>) -> bool {
-        self.published
-            .get(data)
-            .is_some_and(|publication| publication.user.as_deref() == user)
+    /// Whether a message is from the user who published it, and has its key.
+    pub(super) fn is_from(&self, data: &str, user: Option<&str>, key: Option<&str>) -> bool {
+        self.published.get(data).is_some_and(|publication| {
+            publication.user.as_deref() == user && publication.key.as_deref() == key
+        })
+    }
+
+    /// A subscriber to a wildcard got a message of a channel that it matches.
+    pub(super) fn matched(&mut self, client: usize, channel: &str, data: &str) {
+        self.delivered += 1;
+        let publication = self.published.get(data);
+        assert!(
+            publication.is_some_and(|one| {
+                one.channel == channel && (one.echo || one.author != client)
+            }),
+            "client {client} got {data} on {channel:?} through a wildcard"
+        );
+    }
+
+    /// How many messages of a channel a client does not want back.
+    pub(super) fn silent(&self, client: usize, channel: &str) -> u64 {
+        let own = |one: &&Publication| one.author == client && one.channel == channel && !one.echo;
+        self.published.values().filter(own).count() as u64
+    }
+
+    /// By key, the newest known message of a channel that a client is to get.
+    pub(super) fn newest(
+        &self,
+        client: usize,
+        channel: &str,
+        epoch: u64,
+    ) -> HashMap<Option<String>, u64> {
+        let seen = self.seen.get(&(channel.to_owned(), epoch));
+        let mut newest = HashMap::new();
+        for (offset, data) in seen.into_iter().flatten() {
+            let publication = &self.published[data];
+            if publication.author != client || publication.echo {
+                newest.insert(publication.key.clone(), *offset);
+            }
+        }
+        newest
+    }
+
+    /// The epoch of a channel that has had no other, as far as anybody knows.
+    pub(super) fn only_epoch(&self, channel: &str) -> Option<u64> {
+        let mut epochs = self.seen.keys().filter(|(name, _)| name == channel);
+        let (_, epoch) = epochs.next()?;
+        epochs.next().is_none().then_some(*epoch)
     }
 
     /// A subscriber got a message as it was published.

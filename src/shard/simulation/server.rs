@@ -337,7 +337,9 @@ impl Server {
         };
         let parked = self.world.borrow().is_parked(index);
         if parked {
-            if !self.world.borrow().has_completions(index) {
+            // The alarm goes off.
+            let due = shard.core.local.due_in_ms(clock.elapsed_ms) == Some(0);
+            if !due && !self.world.borrow().has_completions(index) {
                 return false;
             }
             self.world.borrow_mut().set_parked(index, false);
@@ -389,8 +391,13 @@ impl Server {
         let world = self.world.borrow();
         let at_rest = self.nodes.iter().enumerate().all(|(index, node)| {
             {
-                node.shard.is_none()
-                    || (!node.busy && world.is_parked(index) && !world.has_completions(index))
+                node.shard.as_ref().is_none_or(|shard| {
+                    let gathers = shard.core.local.due_in_ms(world.now_ms).is_some();
+                    !node.busy
+                        && !gathers
+                        && world.is_parked(index)
+                        && !world.has_completions(index)
+                })
             }
         });
         if at_rest {
@@ -462,6 +469,8 @@ impl Server {
                 assert!(core.users.is_empty(), "shard {index} keeps users");
                 assert!(core.unanswered.is_empty(), "shard {index} keeps questions");
                 assert!(!core.home.has_members(), "shard {index} keeps members");
+                assert_eq!(core.home.admitted(), 0, "admissions of shard {index}");
+                assert_eq!(core.home.wildcards(), 0, "wildcards of shard {index}");
                 assert!(
                     core.directory.is_empty(),
                     "shard {index} keeps places of users"
@@ -492,6 +501,36 @@ impl Server {
             assert_eq!(node.counters.open.get(), 0, "counter of shard {index}");
         }
         self.heard.borrow().check_closed();
+    }
+
+    /// Where everything has arrived, channels have no more subscribers than they may have, and homes know
+    /// how many that are.
+    ///
+    /// # Panics
+    /// When one does not.
+    pub(super) fn check_admitted(&self) {
+        let mut admitted: HashMap<(u16, u32), u32> = HashMap::new();
+        for node in &self.nodes {
+            let Some(shard) = &node.shard else { return };
+            for (home, number, subscribers) in shard.core.local.with_admission() {
+                subscribers.for_each(|_| *admitted.entry((home, number)).or_default() += 1);
+            }
+        }
+        for (index, node) in self.nodes.iter().enumerate() {
+            let core = &node.shard.as_ref().expect("all shards live").core;
+            let own = admitted
+                .iter()
+                .filter(|((home, _), _)| usize::from(*home) == index);
+            let counts: Vec<u32> = own.map(|(_, count)| *count).collect();
+            let limit = core.rules.get(0).subscribers;
+            assert!(
+                counts
+                    .iter()
+                    .all(|count| limit.is_none_or(|limit| *count <= limit))
+            );
+            let known: u64 = counts.into_iter().map(u64::from).sum();
+            assert_eq!(core.home.admitted(), known, "admissions of shard {index}");
+        }
     }
 
     /// Where everything has arrived, homes know exactly who is subscribed.
