@@ -1,4 +1,5 @@
-//! Clients in other languages: Python's `websockets`, npm's `ws`, and the demo page in Chromium.
+//! Clients in other languages: Python's `websockets` and `msgpack`, npm's `ws` and `@msgpack/msgpack`,
+//! and the demo page in Chromium.
 //! `scripts/test` installs them and says where, in `RINGWIRE_PYTHON` and `RINGWIRE_NODE_MODULES`.
 
 use crate::support::{Server, binary};
@@ -30,8 +31,11 @@ fn passes(command: &mut Command) {
 }
 
 /// Runs a script against a new server, which the script ends with SIGTERM in its last test.
-fn talk(mut command: Command) {
-    let mut server = Server::start();
+fn talk(command: Command) {
+    talk_to(Server::start(), command);
+}
+
+fn talk_to(mut server: Server, mut command: Command) {
     passes(
         command
             .env("RINGWIRE_URL", server.url())
@@ -68,6 +72,47 @@ fn npm_ws() {
         return;
     };
     talk(node("clients/ws_client.js", modules));
+}
+
+/// A server with history, presence and users, for clients that use all of the protocol.
+fn with_everything() -> Server {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ringwire.toml");
+    let settings = "\
+users.trusted_peers = [\"127.0.0.1\"]
+users.broadcast = \"authenticated\"
+[[channels]]
+match = \"*\"
+history.size = 1000
+presence.enabled = true
+presence.events = true
+";
+    std::fs::write(&file, settings).unwrap();
+    // It has read the file when it listens.
+    Server::with_arguments(&["--config", file.to_str().unwrap()], &[])
+}
+
+#[test]
+fn python_msgpack() {
+    let Some(python) = tool("RINGWIRE_PYTHON") else {
+        return;
+    };
+    let mut command = Command::new(python);
+    command
+        .arg("-Werror")
+        .arg(script("clients/msgpack_client.py"));
+    talk_to(with_everything(), command);
+}
+
+#[test]
+fn npm_msgpack() {
+    let Some(modules) = tool("RINGWIRE_NODE_MODULES") else {
+        return;
+    };
+    talk_to(
+        with_everything(),
+        node("clients/msgpack_client.js", modules),
+    );
 }
 
 /// The script starts and restarts servers by itself.

@@ -188,11 +188,9 @@ fn command<'a, V: Value<'a>>(
     let Some(kind) = fields.kind else {
         return Err(refuse("\"type\" is missing".to_owned()));
     };
+    let name = fields.channel;
     let channel = || {
-        let name = fields
-            .channel
-            .clone()
-            .ok_or_else(|| refuse(format!("\"{kind}\" needs a \"channel\"")))?;
+        let name = name.ok_or_else(|| refuse(format!("\"{kind}\" needs a \"channel\"")))?;
         match channel_error(&name, channel_name_bytes) {
             None => Ok(name),
             Some(error) => Err(refuse(error)),
