@@ -82,8 +82,8 @@ fn fan_out() {
 #[test]
 fn idle() {
     let report = drive(&["idle"]);
-    assert_eq!(report["samples"].as_array().map(Vec::len), Some(2));
-    assert_eq!(figures(&report).len(), 2);
+    assert_eq!(report["samples"].as_array().map(Vec::len), Some(8));
+    assert_eq!(figures(&report).len(), 5);
 }
 
 #[test]

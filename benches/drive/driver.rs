@@ -177,6 +177,7 @@ impl Programs {
             name: name.to_owned(),
             program: self.examples.join(name),
             arguments: Vec::new(),
+            config: String::new(),
             cores: vec![setup.server_core],
         }
     }
@@ -214,6 +215,7 @@ fn ringwire(program: &Path, shards: usize, cores: &[usize]) -> Launch {
         name: "ringwire".to_owned(),
         program: program.to_owned(),
         arguments: words,
+        config: String::new(),
         cores: cores.to_vec(),
     }
 }
