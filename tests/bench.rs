@@ -95,6 +95,23 @@ fn hold() {
 }
 
 #[test]
+fn waves() {
+    let report = drive(&["waves", "--strict"]);
+    let figures = figures(&report);
+    assert_eq!(figures.len(), 3, "{figures:?}");
+    assert_eq!(report["samples"].as_array().map(Vec::len), Some(4));
+}
+
+#[test]
+fn subscriptions() {
+    let report = drive(&["subscriptions", "--strict"]);
+    // The subscriptions, and one window of publishes.
+    let samples = report["samples"].as_array().expect("samples");
+    assert_eq!(samples.len(), 2, "{report:#}");
+    assert!(samples[1]["counts"]["publishes"].as_u64() > Some(0));
+}
+
+#[test]
 fn a_server_that_does_not_start_is_named() {
     let test = std::env::current_exe().expect("the test's own path");
     let profile: PathBuf = test.ancestors().nth(2).expect("target/PROFILE").into();

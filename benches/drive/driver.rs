@@ -4,6 +4,7 @@
 //! baseline and server in interleaved rounds, and compares medians of the same run. See
 //! `docs/benchmarking.md`.
 
+mod control;
 mod echo;
 mod fanout;
 mod hold;
@@ -13,7 +14,9 @@ mod measure;
 mod report;
 mod server;
 mod shards;
+mod subscriptions;
 mod syscalls;
+mod waves;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -87,6 +90,37 @@ enum Command {
         #[arg(long, default_value_t = 100_000)]
         connections: u32,
     },
+    /// A million subscriptions over a hundred thousand channels, and publishes to them.
+    Subscriptions {
+        /// Connections that subscribe.
+        #[arg(long, default_value_t = 10_000)]
+        connections: u32,
+        /// Subscriptions of each.
+        #[arg(long, default_value_t = 100)]
+        each: u32,
+        /// Channels among which they are dealt out: a multiple of the subscriptions of each.
+        #[arg(long, default_value_t = 100_000)]
+        channels: u32,
+        /// The server's shards: one on its core, or several on all cores.
+        #[arg(long, default_value_t = 1)]
+        shards: usize,
+    },
+    /// Connections in waves, which end in all ways: nothing must be left of them.
+    Waves {
+        /// Waves.
+        #[arg(long, default_value_t = 20)]
+        waves: u32,
+        /// Connections of a wave.
+        #[arg(long, default_value_t = 10_000)]
+        connections: u32,
+        /// The server's shards.
+        #[arg(long, default_value_t = 2)]
+        shards: usize,
+        /// Channels that nobody used before in every wave, and the minute after which the server has
+        /// forgotten them before its memory is read.
+        #[arg(long)]
+        fresh_channels: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -149,6 +183,37 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
             server::pin_thread(&(0..cores).collect::<Vec<_>>())?;
             let ringwire = ringwire(programs.server()?, shards as usize, &[]);
             hold::run(&setup, &ringwire, connections)
+        }
+        Command::Subscriptions {
+            connections,
+            each,
+            channels,
+            shards,
+        } => {
+            let divide = if quick { 20 } else { 1 };
+            let size = subscriptions::Size {
+                connections: connections / divide,
+                each: each / divide.min(5),
+                channels: channels / divide / divide.min(5),
+            };
+            let cores = [setup.server_core];
+            let cores = if shards == 1 { &cores[..] } else { &[] };
+            let ringwire = ringwire(programs.server()?, shards, cores);
+            subscriptions::run(&setup, &ringwire, size)
+        }
+        Command::Waves {
+            waves,
+            connections,
+            shards,
+            fresh_channels,
+        } => {
+            let size = waves::Size {
+                waves: if quick { waves.min(4) } else { waves },
+                connections: if quick { connections / 20 } else { connections },
+                fresh_channels,
+            };
+            let ringwire = ringwire(programs.server()?, shards, &[]);
+            waves::run(&setup, &ringwire, size)
         }
     }
 }

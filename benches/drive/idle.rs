@@ -152,6 +152,7 @@ pub(crate) fn run(
         setup,
         sizes: if quick { [300, 1_500] } else { [3_000, 15_000] },
         quiet: Duration::from_millis(if quick { 200 } else { 1_500 }),
+        slab_looks: if quick { 4 } else { 120 },
     };
     let sizes = measurement.sizes;
     // What subscriptions add is the server's alone: the kernel knows nothing of them.
@@ -273,6 +274,8 @@ struct Measurement<'a> {
     sizes: [u32; 2],
     /// For how long it must not have changed.
     quiet: Duration,
+    /// How often the kernel's memory is looked at, at most, until it has stopped moving.
+    slab_looks: u32,
 }
 
 impl Measurement<'_> {
@@ -296,7 +299,7 @@ impl Measurement<'_> {
         server.stop()?;
         if case == Case::Idle {
             // What is still being freed belongs to this server, not to the next one.
-            let _ = settled_slabs();
+            let _ = settled_slabs(self.slab_looks);
         }
         Ok(Growth {
             server: launch.name.clone(),
@@ -310,7 +313,7 @@ impl Measurement<'_> {
     fn point(&self, process: &Process, connections: u32, case: Case) -> anyhow::Result<Point> {
         let limit = Duration::from_secs(15);
         let private_dirty_bytes = process.settled_dirty_bytes(self.quiet, limit)?;
-        let slabs = (case == Case::Idle).then(settled_slabs);
+        let slabs = (case == Case::Idle).then(|| settled_slabs(self.slab_looks));
         if let Some(Err(error)) = &slabs {
             eprintln!("note: kernel memory is unknown: /proc/slabinfo: {error}");
         }
@@ -323,12 +326,12 @@ impl Measurement<'_> {
 }
 
 /// Kernel memory once it has stopped moving: sockets are freed some time after their process ended.
-fn settled_slabs() -> io::Result<Vec<SlabCache>> {
+fn settled_slabs(looks: u32) -> io::Result<Vec<SlabCache>> {
     const STEP: Duration = Duration::from_millis(250);
     const SAME_BYTES: u64 = 64 * 1024;
     let mut last = socket_slabs()?;
     let mut same = 0;
-    for _ in 0..120 {
+    for _ in 0..looks {
         thread::sleep(STEP);
         let now = socket_slabs()?;
         let moved = slab_bytes(&now).abs_diff(slab_bytes(&last));
