@@ -349,6 +349,38 @@ fn fake(answer: fn(&[u8]) -> Vec<u8>) -> SocketAddr {
     address
 }
 
+/// A server that upgrades, and hangs up on the first bytes that it gets.
+fn impolite() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut socket =
+                tungstenite::accept(stream.expect("a connection")).expect("an upgrade");
+            thread::spawn(move || {
+                let _ = socket.get_mut().read(&mut [0; 4096]);
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn last_words_that_are_not_answered_are_noticed() {
+    let address = impolite();
+    for (ending, fails) in [
+        (Ending::Reset, false),
+        (Ending::Close, true),
+        (Ending::MidMessage, true),
+    ] {
+        let mut plan = Plan::new(address, "/ws", 3, Scenario::Idle);
+        plan.endings = vec![ending];
+        let load = Load::start(&plan).expect("it starts");
+        load.wait_ready(PATIENCE).expect("all connections open");
+        assert_eq!(load.finish().is_err(), fails, "{ending:?}");
+    }
+}
+
 #[test]
 fn what_is_no_websocket_server_is_named() {
     type Answer = fn(&[u8]) -> Vec<u8>;
