@@ -82,8 +82,8 @@ fn fan_out() {
 #[test]
 fn idle() {
     let report = drive(&["idle"]);
-    assert_eq!(report["samples"].as_array().map(Vec::len), Some(2));
-    assert_eq!(figures(&report).len(), 2);
+    assert_eq!(report["samples"].as_array().map(Vec::len), Some(8));
+    assert_eq!(figures(&report).len(), 5);
 }
 
 #[test]
@@ -92,6 +92,50 @@ fn hold() {
     let figures = figures(&report);
     assert_eq!(figures.len(), 2);
     assert!(figures.iter().all(|(_, reached)| *reached), "{figures:?}");
+}
+
+#[test]
+fn waves() {
+    let report = drive(&["waves"]);
+    let figures = figures(&report);
+    // So few connections say nothing about memory.
+    let kept: Vec<_> = figures
+        .iter()
+        .filter(|(name, _)| name.contains("connections"))
+        .collect();
+    assert_eq!(kept.len(), 2, "{figures:?}");
+    assert!(kept.iter().all(|(_, reached)| *reached), "{figures:?}");
+    assert_eq!(report["samples"].as_array().map(Vec::len), Some(4));
+}
+
+#[test]
+fn subscriptions() {
+    let report = drive(&["subscriptions", "--strict"]);
+    // The subscriptions, and one window of publishes.
+    let samples = report["samples"].as_array().expect("samples");
+    assert_eq!(samples.len(), 2, "{report:#}");
+    assert!(samples[1]["counts"]["publishes"].as_u64() > Some(0));
+}
+
+#[test]
+fn disconnect() {
+    let report = drive(&["disconnect"]);
+    assert_eq!(figures(&report).len(), 2);
+    let round = &report["samples"][0];
+    for window in ["quiet", "leaving"] {
+        for latency in ["deliveries", "connects"] {
+            let count = round[window][latency]["count"].as_u64();
+            assert!(count > Some(0), "{window}, {latency}: {report:#}");
+        }
+    }
+}
+
+#[test]
+fn spread() {
+    let report = drive(&["spread"]);
+    let missing = "deliveries that are missing or too many".to_owned();
+    assert!(figures(&report).contains(&(missing, true)), "{report:#}");
+    assert_eq!(report["samples"].as_array().map(Vec::len), Some(5));
 }
 
 #[test]

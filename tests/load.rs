@@ -1,5 +1,5 @@
-//! The load generator against the baselines: what it counts is what happened, and what a server
-//! does wrong is found.
+//! The load generator against the baselines and the server: what it counts is what happened, and what
+//! a server does wrong is found.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
@@ -8,7 +8,10 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use ringwire::load::{EchoPlan, FanoutPlan, Load, Plan, Process, Scenario};
+use ringwire::load::{
+    CONNECTION, ChannelGroup, ChannelsPlan, EchoPlan, Ending, FanoutPlan, Load, Plan, Process,
+    Scenario, Traffic,
+};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -21,17 +24,39 @@ impl Baseline {
     fn start(name: &str) -> Self {
         let test = std::env::current_exe().expect("the test's own path");
         let profile: PathBuf = test.ancestors().nth(2).expect("target/PROFILE").into();
-        let mut child = Command::new(profile.join("examples").join(name))
+        Self::spawn(&mut Command::new(profile.join("examples").join(name)))
+    }
+
+    /// ringwire itself, with two shards that believe whom a client says it is.
+    fn ringwire() -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("RINGWIRE_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--shards", "2"])
+            .env("RINGWIRE_USERS_TRUSTED_PEERS", "127.0.0.1")
+            .env("RINGWIRE_USERS_DIRECT", "everyone");
+        Self::spawn(&mut command)
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command
             .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| {
-                panic!("cannot start {name}: {error}; build it with `cargo build --examples`")
+                panic!("cannot start {command:?}: {error}; build it with `cargo build --examples`")
             });
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("stdout is a pipe"))
-            .read_line(&mut line)
-            .expect("a line is printed at the start");
-        let url = line.strip_prefix("listening on ws://").expect("the URL");
+        let stdout = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
+        let mut lines = stdout.lines().map_while(Result::ok);
+        let url = lines
+            .find_map(|line| Some(line.strip_prefix("listening on ws://")?.to_owned()))
+            .expect("a line says where it listens");
+        // So that it can go on to write.
+        thread::spawn(move || lines.for_each(drop));
         let address = url.split('/').next().expect("host and port");
         Self {
             child,
@@ -157,6 +182,131 @@ fn every_delivery_is_counted_once() {
     }
 }
 
+/// Two publishers, 40 subscribers with two common channels and three of twelve others each.
+fn channels(server: &Baseline, traffic: Option<Traffic>) -> Plan {
+    let scenario = Scenario::Channels(ChannelsPlan {
+        groups: vec![
+            ChannelGroup::new("common", 2, 2),
+            ChannelGroup::new("some", 12, 3),
+        ],
+        publishers: 2,
+        size_bytes: 100,
+        traffic,
+        held_back: true,
+    });
+    let mut plan = Plan::new(server.address, "/ws", 42, scenario);
+    plan.workers = 3;
+    plan
+}
+
+#[test]
+fn every_delivery_in_many_channels_is_counted_once() {
+    let server = Baseline::ringwire();
+    let traffic = Traffic {
+        group: 1,
+        outstanding: 20,
+        rate: None,
+    };
+    let load = Load::start(&channels(&server, Some(traffic))).expect("it starts");
+    load.wait_open(PATIENCE).expect("all connections open");
+    let connects = load.lap(PATIENCE).expect("no failure").connects.summary();
+    assert_eq!((load.opened(), connects.count), (42, 42));
+    load.subscribe();
+    load.wait_ready(PATIENCE).expect("all subscribe");
+    load.resume();
+    load.wait_publishes(1_000, PATIENCE).expect("delivered");
+    load.pause(PATIENCE).expect("nothing is missing");
+    let counts = load.counts();
+    assert_eq!(counts.messages, counts.publishes * 10);
+    let messages = load.lap(PATIENCE).expect("no failure").messages.summary();
+    assert_eq!(messages.count, counts.messages);
+    let took = load.burst(0, PATIENCE).expect("delivered");
+    assert!(took > Duration::ZERO);
+    let summary = load.finish().expect("no failure");
+    assert_eq!(summary.counts.publishes, counts.publishes + 2);
+    // Since the last lap: two channels with 40 subscribers each.
+    assert_eq!(summary.latency.count, 80);
+}
+
+#[test]
+fn a_burst_takes_channels_and_somebody_who_publishes() {
+    let server = Baseline::ringwire();
+    let groups = vec![ChannelGroup::new("c", 1, 1)];
+    let scenario = Scenario::Channels(ChannelsPlan::subscribing(groups));
+    let plan = Plan::new(server.address, "/ws", 2, scenario);
+    for (plan, group) in [(plan, 0), (channels(&server, None), 2)] {
+        let load = Load::start(&plan).expect("it starts");
+        let error = format!("{:#}", load.burst(group, PATIENCE).unwrap_err());
+        assert!(error.contains("takes a publisher"), "{error}");
+    }
+}
+
+/// Waits until the server has `expected` connections of `user`: it counts them when it is asked to
+/// deliver something to them.
+fn wait_connections(server: &Baseline, user: &str, expected: u32) {
+    let stream = std::net::TcpStream::connect(server.address).expect("it connects");
+    let url = format!("ws://{}/ws", server.address);
+    let (mut socket, _) = tungstenite::client(url, stream).expect("an upgrade");
+    let question = format!(r#"{{"type":"direct","to":"{user}","data":1,"id":1}}"#);
+    let expected = format!(r#""connections":{expected}}}"#);
+    let began = std::time::Instant::now();
+    loop {
+        socket.send(question.as_str().into()).expect("it is sent");
+        let answer = socket.read().expect("an answer").to_string();
+        if answer.contains(&expected) {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "{expected}: {answer}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn connections_have_names_and_end_as_they_are_told() {
+    let server = Baseline::ringwire();
+    let groups = vec![ChannelGroup::new("c", 1, 1)];
+    let scenario = Scenario::Channels(ChannelsPlan::subscribing(groups));
+    let mut plan = Plan::new(server.address, "/ws", 30, scenario);
+    plan.headers = vec![("X-User-ID".to_owned(), "everyone".to_owned())];
+    plan.first = 7;
+    plan.workers = 2;
+    let endings = [Ending::Reset, Ending::Close, Ending::MidMessage];
+    for endings in [&endings[..1], &endings[1..2], &endings[2..], &endings] {
+        plan.endings = endings.to_vec();
+        let load = Load::start(&plan).expect("it starts");
+        load.wait_ready(PATIENCE).expect("all connections open");
+        load.finish()
+            .unwrap_or_else(|error| panic!("{endings:?}: {error:#}"));
+        wait_connections(&server, "everyone", 0);
+    }
+    plan.headers[0].1 = format!("u{CONNECTION}");
+    plan.scenario = Scenario::Idle;
+    let load = Load::start(&plan).expect("it starts");
+    load.wait_ready(PATIENCE).expect("all connections open");
+    for nobody in ["u000006", "u000037"] {
+        wait_connections(&server, nobody, 0);
+    }
+    load.check().expect("nobody was told anything");
+    // An idle connection expects no message, and says so.
+    wait_connections(&server, "u000036", 1);
+    let error = load
+        .pause(PATIENCE)
+        .and_then(|()| load.finish().map(|_| ()));
+    let error = format!("{:#}", error.expect_err("it was told something"));
+    assert!(error.contains("idle connection"), "{error}");
+}
+
+#[test]
+fn connections_come_at_a_rate() {
+    let server = Baseline::ringwire();
+    let mut plan = Plan::new(server.address, "/ws", 40, Scenario::Idle);
+    plan.connect_rate = Some(200);
+    plan.workers = 2;
+    let load = Load::start(&plan).expect("it starts");
+    let took = load.wait_ready(PATIENCE).expect("all connections open");
+    assert!(took >= Duration::from_millis(190), "{took:?}");
+}
+
 #[test]
 fn the_servers_cost_can_be_read() {
     let server = Baseline::start("epoll_echo");
@@ -197,6 +347,38 @@ fn fake(answer: fn(&[u8]) -> Vec<u8>) -> SocketAddr {
         }
     });
     address
+}
+
+/// A server that upgrades, and hangs up on the first bytes that it gets.
+fn impolite() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut socket =
+                tungstenite::accept(stream.expect("a connection")).expect("an upgrade");
+            thread::spawn(move || {
+                let _ = socket.get_mut().read(&mut [0; 4096]);
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn last_words_that_are_not_answered_are_noticed() {
+    let address = impolite();
+    for (ending, fails) in [
+        (Ending::Reset, false),
+        (Ending::Close, true),
+        (Ending::MidMessage, true),
+    ] {
+        let mut plan = Plan::new(address, "/ws", 3, Scenario::Idle);
+        plan.endings = vec![ending];
+        let load = Load::start(&plan).expect("it starts");
+        load.wait_ready(PATIENCE).expect("all connections open");
+        assert_eq!(load.finish().is_err(), fails, "{ending:?}");
+    }
 }
 
 #[test]

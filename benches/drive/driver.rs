@@ -4,6 +4,8 @@
 //! baseline and server in interleaved rounds, and compares medians of the same run. See
 //! `docs/benchmarking.md`.
 
+mod control;
+mod disconnect;
 mod echo;
 mod fanout;
 mod hold;
@@ -13,7 +15,10 @@ mod measure;
 mod report;
 mod server;
 mod shards;
+mod spread;
+mod subscriptions;
 mod syscalls;
+mod waves;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -87,6 +92,55 @@ enum Command {
         #[arg(long, default_value_t = 100_000)]
         connections: u32,
     },
+    /// A million subscriptions over a hundred thousand channels, and publishes to them.
+    Subscriptions {
+        /// Connections that subscribe.
+        #[arg(long, default_value_t = 10_000)]
+        connections: u32,
+        /// Subscriptions of each.
+        #[arg(long, default_value_t = 100)]
+        each: u32,
+        /// Channels among which they are dealt out: a multiple of the subscriptions of each.
+        #[arg(long, default_value_t = 100_000)]
+        channels: u32,
+        /// The server's shards: one on its core, or several on all cores.
+        #[arg(long, default_value_t = 1)]
+        shards: usize,
+    },
+    /// One large channel against many small ones with the same subscribers: time to the last delivery.
+    Spread {
+        /// Subscribers; the server gets one shard per 17,000, at least two.
+        #[arg(long, default_value_t = 25_000)]
+        connections: u32,
+        /// Small channels.
+        #[arg(long, default_value_t = 50)]
+        channels: u32,
+    },
+    /// Thousands of subscribers disconnect at once: what others notice.
+    Disconnect {
+        /// Connections that disconnect.
+        #[arg(long, default_value_t = 10_000)]
+        connections: u32,
+        /// The server's shards: one on its core, or several on all cores.
+        #[arg(long, default_value_t = 1)]
+        shards: usize,
+    },
+    /// Connections in waves, which end in all ways: nothing must be left of them.
+    Waves {
+        /// Waves.
+        #[arg(long, default_value_t = 20)]
+        waves: u32,
+        /// Connections of a wave.
+        #[arg(long, default_value_t = 10_000)]
+        connections: u32,
+        /// The server's shards.
+        #[arg(long, default_value_t = 2)]
+        shards: usize,
+        /// Channels that nobody used before in every wave, and the minute after which the server has
+        /// forgotten them before its memory is read.
+        #[arg(long)]
+        fresh_channels: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -117,6 +171,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         client_core: core(options.client_core),
         out: options.out.clone(),
     };
+    // The client's rings hold as many sockets as the soft limit says, which may be 1,024.
+    ringwire::topology::raise_nofile();
     server::pin_thread(&[setup.client_core])?;
     let programs = Programs::find(options)?;
     let only = options.only.as_deref();
@@ -150,6 +206,62 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
             let ringwire = ringwire(programs.server()?, shards as usize, &[]);
             hold::run(&setup, &ringwire, connections)
         }
+        Command::Subscriptions {
+            connections,
+            each,
+            channels,
+            shards,
+        } => {
+            let divide = if quick { 20 } else { 1 };
+            let size = subscriptions::Size {
+                connections: connections / divide,
+                each: each / divide.min(5),
+                channels: channels / divide / divide.min(5),
+            };
+            let ringwire = programs.sharded(shards, &setup)?;
+            subscriptions::run(&setup, &ringwire, size)
+        }
+        Command::Disconnect {
+            connections,
+            shards,
+        } => {
+            let crowd = if quick { connections / 20 } else { connections };
+            let ringwire = programs.sharded(shards, &setup)?;
+            disconnect::run(&setup, &ringwire, disconnect::Size { crowd })
+        }
+        Command::Spread {
+            connections,
+            channels,
+        } => {
+            let divide = if quick { 10 } else { 1 };
+            let size = spread::Size {
+                subscribers: connections / divide,
+                channels: channels / divide,
+            };
+            let setup = Setup {
+                // A round takes a fraction of a second, and one is much like the next on average only.
+                rounds: options.rounds.unwrap_or(if quick { 5 } else { 100 }),
+                ..setup
+            };
+            let shards = size.subscribers.div_ceil(CONNECTIONS_PER_SHARD).max(2);
+            server::pin_thread(&(0..cores).collect::<Vec<_>>())?;
+            let ringwire = ringwire(programs.server()?, shards as usize, &[]);
+            spread::run(&setup, &ringwire, size)
+        }
+        Command::Waves {
+            waves,
+            connections,
+            shards,
+            fresh_channels,
+        } => {
+            let size = waves::Size {
+                waves: if quick { waves.min(4) } else { waves },
+                connections: if quick { connections / 20 } else { connections },
+                fresh_channels,
+            };
+            let ringwire = ringwire(programs.server()?, shards, &[]);
+            waves::run(&setup, &ringwire, size)
+        }
     }
 }
 
@@ -177,6 +289,7 @@ impl Programs {
             name: name.to_owned(),
             program: self.examples.join(name),
             arguments: Vec::new(),
+            config: String::new(),
             cores: vec![setup.server_core],
         }
     }
@@ -190,6 +303,13 @@ impl Programs {
                 ..baseline.clone()
             },
         }
+    }
+
+    /// ringwire with one shard on the server's core, or with several anywhere.
+    fn sharded(&self, shards: usize, setup: &Setup) -> anyhow::Result<Launch> {
+        let core = [setup.server_core];
+        let cores = if shards == 1 { &core[..] } else { &[] };
+        Ok(ringwire(self.server()?, shards, cores))
     }
 
     fn server(&self) -> anyhow::Result<&Path> {
@@ -214,6 +334,7 @@ fn ringwire(program: &Path, shards: usize, cores: &[usize]) -> Launch {
         name: "ringwire".to_owned(),
         program: program.to_owned(),
         arguments: words,
+        config: String::new(),
         cores: cores.to_vec(),
     }
 }

@@ -1,4 +1,5 @@
-//! `drive idle`: what an open connection keeps that says nothing.
+//! `drive idle`: what an open connection keeps that says nothing, and what its subscriptions and its
+//! user add to that.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -7,18 +8,80 @@ use std::time::Duration;
 
 use ringwire::load::process::{SlabCache, slab_bytes, socket_slabs};
 use ringwire::load::statistics::{median, slope};
-use ringwire::load::{Load, Plan, Process, Scenario};
+use ringwire::load::{CONNECTION, ChannelGroup, ChannelsPlan, Load, Plan, Process, Scenario};
 use rustix::thread::disable_transparent_huge_pages;
 use serde::Serialize;
 
 use crate::measure::{PATIENCE, Setup};
 use crate::report::{Report, Table, Verdict, number};
-use crate::server::{Launch, Server};
+use crate::server::{self, Launch, Server};
 
 /// User memory of an idle connection, in bytes.
 const USER_BYTES_AT_MOST: f64 = 128.0;
 /// Kernel slab of an idle connection beyond that of a socket that is just held, in bytes.
 const KERNEL_BYTES_AT_MOST: f64 = 300.0;
+/// User memory of a connection that is subscribed to the same channel as all others, in bytes.
+const COMMON_BYTES_AT_MOST: f64 = 160.0;
+/// The same with a user id, in a channel that has presence.
+const PRESENT_BYTES_AT_MOST: f64 = 224.0;
+/// User memory of each further subscription to a channel that nobody else is in, in bytes.
+const OWN_BYTES_AT_MOST: f64 = 400.0;
+/// Channels of its own that a connection has, where further ones are measured.
+const OWN_CHANNELS: u32 = 5;
+
+/// What the connections do that are measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Case {
+    /// Nothing.
+    Idle,
+    /// They are subscribed to one channel, all of them to the same.
+    Common,
+    /// As before; each belongs to a user of its own, and the channel has presence.
+    Present,
+    /// They are subscribed to as many channels that no other connection is in.
+    Own(u32),
+    /// As before; each belongs to a user of its own, and the channels have presence.
+    OwnPresent(u32),
+}
+
+impl Case {
+    fn name(self) -> String {
+        match self {
+            Self::Idle => "idle".to_owned(),
+            Self::Common => "one common channel".to_owned(),
+            Self::Present => "user and presence, one common channel".to_owned(),
+            Self::Own(1) => "1 channel of its own".to_owned(),
+            Self::Own(channels) => format!("{channels} channels of its own"),
+            Self::OwnPresent(channels) => {
+                format!("user and presence, {}", Self::Own(channels).name())
+            }
+        }
+    }
+
+    /// A plan for the connections from `first` on, of `all` that there will be.
+    fn plan(self, first: u32, connections: u32, all: u32) -> Plan {
+        let group = match self {
+            Self::Idle => None,
+            Self::Common | Self::Present => Some(ChannelGroup::new("common", 1, 1)),
+            Self::Own(each) | Self::OwnPresent(each) => {
+                Some(ChannelGroup::new("own", all * each, each))
+            }
+        };
+        let scenario = group.map_or(Scenario::Idle, |group| {
+            Scenario::Channels(ChannelsPlan::subscribing(vec![group]))
+        });
+        let anywhere = ([127, 0, 0, 1], 0).into();
+        let mut plan = Plan::new(anywhere, "/ws", connections, scenario);
+        plan.first = first;
+        if matches!(self, Self::Present | Self::OwnPresent(_)) {
+            plan.headers = vec![server::user_header(CONNECTION)];
+        }
+        // Handshakes by the dozen would leave buffers behind that no idle connection has, and that
+        // the allocator gives back when it likes.
+        plan.connecting = 1;
+        plan
+    }
+}
 
 /// Memory at one number of connections.
 #[derive(Clone, Debug, Serialize)]
@@ -32,6 +95,7 @@ struct Point {
 #[derive(Clone, Debug, Serialize)]
 struct Growth {
     server: String,
+    case: String,
     round: u32,
     few: Point,
     many: Point,
@@ -78,32 +142,61 @@ pub(crate) fn run(
     let mut report = Report::begin("idle");
     report.server(holder);
     report.server(ringwire);
+    let present = ringwire.with_config(&format!("{}{}", server::USERS, server::PRESENCE));
+    report.server(&present);
     println!();
     // Servers inherit this. With huge pages a touched byte counts as 2 MiB, and the growth by some
     // thousand connections is the number of huge pages that it happened to cross.
     disable_transparent_huge_pages(true)?;
-    let sizes = if quick { [300, 1_500] } else { [3_000, 15_000] };
+    let measurement = Measurement {
+        setup,
+        sizes: if quick { [300, 1_500] } else { [3_000, 15_000] },
+        quiet: Duration::from_millis(if quick { 200 } else { 1_500 }),
+        slab_looks: if quick { 4 } else { 120 },
+    };
+    let sizes = measurement.sizes;
+    // What subscriptions add is the server's alone: the kernel knows nothing of them.
+    let more = [
+        (Case::Common, ringwire),
+        (Case::Present, &present),
+        (Case::Own(1), ringwire),
+        (Case::Own(OWN_CHANNELS), ringwire),
+        (Case::OwnPresent(1), &present),
+        (Case::OwnPresent(OWN_CHANNELS), &present),
+    ];
     let (mut held, mut ours) = (Vec::new(), Vec::new());
+    let mut subscribed: [Vec<Growth>; 6] = Default::default();
     // One after the other and never together: kernel memory is everybody's.
     for round in 0..setup.rounds {
-        held.push(growth(setup, holder, sizes, round)?);
-        ours.push(growth(setup, ringwire, sizes, round)?);
+        held.push(measurement.growth(holder, Case::Idle, round)?);
+        ours.push(measurement.growth(ringwire, Case::Idle, round)?);
+        for (rounds, (case, launch)) in subscribed.iter_mut().zip(more) {
+            rounds.push(measurement.growth(launch, case, round)?);
+        }
     }
-    for growth in held.iter().chain(&ours) {
+    for growth in held.iter().chain(&ours).chain(subscribed.iter().flatten()) {
         report.keep(growth)?;
     }
     let mut table = Table::new(&[
         "server",
+        "connections",
         "user bytes/connection",
         "kernel slab bytes/connection",
     ]);
-    for rounds in [&held, &ours] {
+    for rounds in [&held, &ours].into_iter().chain(&subscribed) {
+        let Some(first) = rounds.first() else {
+            continue;
+        };
+        let kernel = match first.many.slabs {
+            Some(_) => middle(rounds, Growth::kernel_bytes).map_or_else(unknown, number),
+            None if first.case == Case::Idle.name() => unknown(),
+            None => String::new(),
+        };
         table.row([
-            rounds
-                .first()
-                .map_or_else(String::new, |growth| growth.server.clone()),
+            first.server.clone(),
+            first.case.clone(),
             middle(rounds, Growth::user_bytes).map_or_else(unknown, number),
-            middle(rounds, Growth::kernel_bytes).map_or_else(unknown, number),
+            kernel,
         ]);
     }
     println!(
@@ -125,6 +218,24 @@ pub(crate) fn run(
         "kernel slab bytes per connection beyond a held socket",
         kernel,
         KERNEL_BYTES_AT_MOST,
+    ));
+    let [common, present, one, several, ..] = subscribed;
+    let user = |rounds: &[Growth]| middle(rounds, Growth::user_bytes);
+    report.verdict(Verdict::at_most(
+        "user bytes per connection subscribed to a common channel",
+        user(&common),
+        COMMON_BYTES_AT_MOST,
+    ));
+    report.verdict(Verdict::at_most(
+        "the same with a user id and presence",
+        user(&present),
+        PRESENT_BYTES_AT_MOST,
+    ));
+    let further = user(&several).zip(user(&one));
+    report.verdict(Verdict::at_most(
+        "user bytes per further channel of its own",
+        further.map(|(several, one)| (several - one) / f64::from(OWN_CHANNELS - 1)),
+        OWN_BYTES_AT_MOST,
     ));
     report.end(&setup.out)
 }
@@ -156,58 +267,71 @@ fn print_caches(held: &[Growth], ours: &[Growth]) {
     table.print();
 }
 
-fn growth(setup: &Setup, launch: &Launch, sizes: [u32; 2], round: u32) -> anyhow::Result<Growth> {
-    eprintln!("{}, round {round} …", launch.name);
-    let server = Server::start(launch, &setup.out)?;
-    let anywhere = ([127, 0, 0, 1], 0).into();
-    let open = |connections| -> anyhow::Result<Load> {
-        let mut plan = Plan::new(anywhere, "/ws", connections, Scenario::Idle);
-        // Handshakes by the dozen would leave buffers behind that no idle connection has, and that
-        // the allocator gives back when it likes.
-        plan.connecting = 1;
-        let load = Load::start(&setup.aimed(&plan, &server))?;
-        load.wait_ready(PATIENCE)?;
-        Ok(load)
-    };
-    // What the first connections make the server allocate once is not what a connection costs.
-    let first = open(sizes[0])?;
-    let few = point(&server.process, sizes[0])?;
-    let more = open(sizes[1] - sizes[0])?;
-    let many = point(&server.process, sizes[1])?;
-    first.finish()?;
-    more.finish()?;
-    server.stop()?;
-    // What is still being freed belongs to this server, not to the next one.
-    let _ = settled_slabs();
-    Ok(Growth {
-        server: launch.name.clone(),
-        round,
-        few,
-        many,
-    })
+/// How memory is measured.
+struct Measurement<'a> {
+    setup: &'a Setup,
+    /// The numbers of connections between which it grows.
+    sizes: [u32; 2],
+    /// For how long it must not have changed.
+    quiet: Duration,
+    /// How often the kernel's memory is looked at, at most, until it has stopped moving.
+    slab_looks: u32,
 }
 
-fn point(process: &Process, connections: u32) -> anyhow::Result<Point> {
-    let quiet = Duration::from_millis(1_500);
-    let private_dirty_bytes = process.settled_dirty_bytes(quiet, Duration::from_secs(15))?;
-    let slabs = settled_slabs();
-    if let Err(error) = &slabs {
-        eprintln!("note: kernel memory is unknown: /proc/slabinfo: {error}");
+impl Measurement<'_> {
+    fn growth(&self, launch: &Launch, case: Case, round: u32) -> anyhow::Result<Growth> {
+        eprintln!("{}, {}, round {round} …", launch.name, case.name());
+        let server = Server::start(launch, &self.setup.out)?;
+        let [few, all] = self.sizes;
+        let open = |first, connections| -> anyhow::Result<Load> {
+            let plan = case.plan(first, connections, all);
+            let load = Load::start(&self.setup.aimed(&plan, &server))?;
+            load.wait_ready(PATIENCE)?;
+            Ok(load)
+        };
+        // What the first connections make the server allocate once is not what a connection costs.
+        let first = open(0, few)?;
+        let at_few = self.point(&server.process, few, case)?;
+        let more = open(few, all - few)?;
+        let at_all = self.point(&server.process, all, case)?;
+        first.finish()?;
+        more.finish()?;
+        server.stop()?;
+        if case == Case::Idle {
+            // What is still being freed belongs to this server, not to the next one.
+            let _ = settled_slabs(self.slab_looks);
+        }
+        Ok(Growth {
+            server: launch.name.clone(),
+            case: case.name(),
+            round,
+            few: at_few,
+            many: at_all,
+        })
     }
-    Ok(Point {
-        connections,
-        private_dirty_bytes,
-        slabs: slabs.ok(),
-    })
+
+    fn point(&self, process: &Process, connections: u32, case: Case) -> anyhow::Result<Point> {
+        let limit = Duration::from_secs(15);
+        let private_dirty_bytes = process.settled_dirty_bytes(self.quiet, limit)?;
+        let slabs = (case == Case::Idle).then(|| settled_slabs(self.slab_looks));
+        if let Some(Err(error)) = &slabs {
+            eprintln!("note: kernel memory is unknown: /proc/slabinfo: {error}");
+        }
+        Ok(Point {
+            connections,
+            private_dirty_bytes,
+            slabs: slabs.and_then(Result::ok),
+        })
+    }
 }
 
 /// Kernel memory once it has stopped moving: sockets are freed some time after their process ended.
-fn settled_slabs() -> io::Result<Vec<SlabCache>> {
+fn settled_slabs(looks: u32) -> io::Result<Vec<SlabCache>> {
     const STEP: Duration = Duration::from_millis(250);
     const SAME_BYTES: u64 = 64 * 1024;
     let mut last = socket_slabs()?;
     let mut same = 0;
-    for _ in 0..120 {
+    for _ in 0..looks {
         thread::sleep(STEP);
         let now = socket_slabs()?;
         let moved = slab_bytes(&now).abs_diff(slab_bytes(&last));

@@ -110,9 +110,13 @@ impl Report {
     /// Notes how a server is started.
     pub(crate) fn server(&mut self, launch: &crate::server::Launch) {
         println!("{:<9} {}", launch.name, launch.command_line());
+        for line in launch.config.lines().filter(|line| !line.is_empty()) {
+            println!("          | {line}");
+        }
         self.servers.push(json!({
             "name": launch.name,
             "command": launch.command_line(),
+            "config": launch.config,
             "cores": launch.cores,
         }));
     }

@@ -13,11 +13,24 @@ use anyhow::{Context as _, bail};
 use ringwire::load::Process;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_setaffinity};
+use tempfile::TempDir;
 
 /// A server prints its address within this time, or something is wrong.
 const START: Duration = Duration::from_secs(20);
 /// A server that was asked to stop is ended after this time.
 const STOP: Duration = Duration::from_secs(10);
+/// The name of the configuration in its directory.
+const CONFIG: &str = "ringwire.toml";
+
+/// Configuration of a server that believes its clients who they are. Comes before [`PRESENCE`].
+pub(crate) const USERS: &str = "[users]\ntrusted_peers = [\"127.0.0.0/8\"]\n";
+/// Configuration of a server where every channel has presence.
+pub(crate) const PRESENCE: &str = "[[channels]]\nmatch = \"*\"\npresence.enabled = true\n";
+
+/// The header that says whose connection it is.
+pub(crate) fn user_header(user: &str) -> (String, String) {
+    ("X-User-ID".to_owned(), format!("user-{user}"))
+}
 
 /// How to start a server.
 #[derive(Clone, Debug)]
@@ -28,6 +41,8 @@ pub(crate) struct Launch {
     pub(crate) program: PathBuf,
     /// Its arguments.
     pub(crate) arguments: Vec<String>,
+    /// What stands in the file that `--config` names; empty: there is no such file.
+    pub(crate) config: String,
     /// Cores (operating system indexes) that all its threads are kept on. Empty: any.
     pub(crate) cores: Vec<usize>,
 }
@@ -38,13 +53,26 @@ impl Launch {
         let program = self.program.file_name().unwrap_or_default();
         let mut words = vec![program.to_string_lossy().into_owned()];
         words.extend(self.arguments.iter().cloned());
+        if !self.config.is_empty() {
+            words.push("--config FILE".to_owned());
+        }
         words.join(" ")
+    }
+
+    /// The same server with `config` in its file.
+    pub(crate) fn with_config(&self, config: &str) -> Self {
+        Self {
+            config: config.to_owned(),
+            ..self.clone()
+        }
     }
 }
 
 /// A running server; it is stopped at the latest when this value is dropped.
 pub(crate) struct Server {
     child: Child,
+    /// Holds the configuration while the server runs.
+    _config: Option<TempDir>,
     /// Where it listens.
     pub(crate) address: SocketAddr,
     /// What it uses.
@@ -63,8 +91,12 @@ impl Server {
                 command.env_remove(name);
             }
         }
+        let config = write_config(&launch.config).context("cannot write a configuration")?;
+        command.args(&launch.arguments);
+        if let Some(directory) = &config {
+            command.arg("--config").arg(directory.path().join(CONFIG));
+        }
         command
-            .args(&launch.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(&log)?);
@@ -77,6 +109,7 @@ impl Server {
                 address,
                 process: Process::new(child.id())?,
                 child,
+                _config: config,
             }),
             Err(error) => {
                 let _ = child.kill();
@@ -116,6 +149,16 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Writes a server's configuration into a directory of its own, if there is any.
+fn write_config(config: &str) -> std::io::Result<Option<TempDir>> {
+    if config.is_empty() {
+        return Ok(None);
+    }
+    let directory = tempfile::tempdir()?;
+    std::fs::write(directory.path().join(CONFIG), config)?;
+    Ok(Some(directory))
 }
 
 /// Starts `command` from a thread that is kept on `cores`: a child inherits that.

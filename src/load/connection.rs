@@ -1,5 +1,6 @@
 //! One client connection as a worker sees it.
 
+use super::plan::Ending;
 use crate::ring::{Payload, Slot};
 use crate::wire::message::Carry;
 
@@ -14,6 +15,10 @@ pub(super) enum Stage {
     Upgrading,
     /// Frames flow.
     Open,
+    /// The last words are said, and not answered yet.
+    Parting(Ending),
+    /// The close frame is answered; the server closes the connection next.
+    Parted,
     /// Closed or failed.
     Closed,
 }
@@ -35,6 +40,8 @@ pub(super) struct Connection<S> {
     pub(super) listed: bool,
     /// An incomplete frame.
     pub(super) carry: Carry,
+    /// When it began to connect.
+    pub(super) began_ns: u64,
     /// What has come of the response head.
     pub(super) head: Vec<u8>,
     /// Frames that leave with the next send.
@@ -54,6 +61,7 @@ impl<S: Default> Connection<S> {
             sending: false,
             listed: false,
             carry: None,
+            began_ns: 0,
             head: Vec::new(),
             waiting: None,
             state: S::default(),

@@ -24,6 +24,8 @@
 //! # }
 //! ```
 
+mod channels;
+mod closing;
 mod connection;
 mod echo;
 mod fanout;
@@ -36,10 +38,13 @@ mod scenario;
 pub mod statistics;
 mod worker;
 
+pub use channels::{
+    CHANNEL_PUBLISH_BYTES_MIN, CHANNELS_MAX, ChannelGroup, ChannelsPlan, SUBSCRIPTIONS_MAX, Traffic,
+};
 pub use plan::{
-    EchoPlan, FanoutPlan, OUTSTANDING_MAX, PUBLISH_BYTES_MIN, Plan, PlanError, Scenario,
-    WORKER_CONNECTIONS_MAX,
+    CONNECTION, EchoPlan, Ending, FanoutPlan, OUTSTANDING_MAX, PUBLISH_BYTES_MIN, Plan, PlanError,
+    Scenario, WORKER_CONNECTIONS_MAX,
 };
 pub use process::{CpuTime, Process};
-pub use run::{Counts, Load, Summary};
+pub use run::{Counts, Lap, Load, Summary};
 pub use statistics::{Latencies, LatencySummary};

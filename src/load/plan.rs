@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
+use super::channels::ChannelsPlan;
+
 /// Connections of one worker at most: its ring's table of direct descriptors is capped by
 /// RLIMIT_NOFILE (20,000 on an ordinary machine), and a source address has some 28,000 ports.
 pub const WORKER_CONNECTIONS_MAX: u32 = 19_000;
@@ -11,6 +13,8 @@ pub const WORKER_CONNECTIONS_MAX: u32 = 19_000;
 pub const OUTSTANDING_MAX: u32 = 1_024;
 /// The shortest payload of a publish, in bytes: it carries its publisher and its number.
 pub const PUBLISH_BYTES_MIN: usize = 12;
+/// In the value of a header: the connection's number.
+pub const CONNECTION: &str = "{connection}";
 
 /// A run: who connects to what, and what they do there.
 #[derive(Clone, Debug, Serialize)]
@@ -29,14 +33,38 @@ pub struct Plan {
     /// Local addresses that connections come from, one per worker in turn. Empty: the kernel's
     /// choice. More than about 28,000 connections to one server need several.
     pub sources: Vec<IpAddr>,
-    /// Handshakes in flight per worker. Default 64.
+    /// Handshakes in flight per worker, and as many connections whose subscriptions are. Default 64.
     pub connecting: u32,
+    /// New connections per second over all workers, evenly spaced, as long as no more than `connecting`
+    /// are in flight. `None`: as many as that allows.
+    pub connect_rate: Option<u32>,
+    /// The number of the first connection; the others count on from there. Two runs against one server
+    /// are told apart by it: in headers, and in what each connection subscribes to.
+    pub first: u32,
+    /// Further header lines of the upgrade request: names and values. [`CONNECTION`] in a value stands
+    /// for the connection's number, with at least six digits.
+    pub headers: Vec<(String, String)>,
+    /// How connections end, in turn: the first one like the first of these, and so on. Never empty.
+    pub endings: Vec<Ending>,
     /// Never sleep while traffic runs or connections are being opened. A client that sleeps makes the
     /// server pay for waking it, so measurements of a server's cost want this, on a core of the
     /// client's own.
     pub spin: bool,
     /// What the connections do once they are open.
     pub scenario: Scenario,
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// With a TCP reset: as a process that is killed, and nothing stays in `TIME_WAIT`.
+    Reset,
+    /// With a close frame (1000), which the server must answer before it closes.
+    Close,
+    /// With a TCP reset in the middle of a message: a fragment of it and a part of the next frame were
+    /// sent, and a ping between them was answered, so that the server is known to hold them.
+    MidMessage,
 }
 
 /// What the connections of a run do.
@@ -50,6 +78,9 @@ pub enum Scenario {
     /// All but the publishers subscribe to one channel; every one of them expects every publish, in
     /// its publisher's order.
     Fanout(FanoutPlan),
+    /// All but the publishers subscribe to several channels each; every delivery must be the next one
+    /// of its channel.
+    Channels(ChannelsPlan),
 }
 
 /// Echo traffic.
@@ -120,6 +151,22 @@ pub enum PlanError {
     /// The channel's name would need escaping.
     #[error("the channel {0:?} has characters other than letters, digits and -_.:")]
     Channel(String),
+    /// A header that would break the request.
+    #[error("the header {0:?} has a name that is no token, or a value with control characters")]
+    Header(String),
+    /// Nothing says how connections end.
+    #[error("the plan has no ending: name at least one")]
+    NoEnding,
+    /// A connection would subscribe twice to one channel.
+    #[error("{channels} channels of {name:?} cannot be dealt out evenly by {each}: use a multiple")]
+    Uneven {
+        /// The group's name.
+        name: String,
+        /// Channels of the group.
+        channels: u32,
+        /// Subscriptions of a connection in it.
+        each: u32,
+    },
 }
 
 impl Plan {
@@ -134,6 +181,10 @@ impl Plan {
             cores: Vec::new(),
             sources: Vec::new(),
             connecting: 64,
+            connect_rate: None,
+            first: 0,
+            headers: Vec::new(),
+            endings: vec![Ending::Reset],
             spin: false,
             scenario,
         }
@@ -148,10 +199,7 @@ impl Plan {
             Scenario::Idle => (0, 1, 0, 0),
             Scenario::Echo(echo) => (0, echo.outstanding, echo.size_bytes, 0),
             Scenario::Fanout(fanout) => {
-                let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
-                if fanout.channel.is_empty() || !fanout.channel.chars().all(allowed) {
-                    return Err(PlanError::Channel(fanout.channel.clone()));
-                }
+                check_channel(&fanout.channel)?;
                 within("publishers", u64::from(fanout.publishers), 1, 64)?;
                 (
                     fanout.publishers,
@@ -160,7 +208,23 @@ impl Plan {
                     PUBLISH_BYTES_MIN,
                 )
             }
+            Scenario::Channels(channels) => channels.check()?,
         };
+        for (name, value) in &self.headers {
+            let token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+            let name_is_good = !name.is_empty() && name.bytes().all(token);
+            if !name_is_good || value.chars().any(char::is_control) {
+                return Err(PlanError::Header(name.clone()));
+            }
+        }
+        if self.endings.is_empty() {
+            return Err(PlanError::NoEnding);
+        }
+        if let Some(rate) = self.connect_rate {
+            within("connect_rate", rate.into(), 1, 1_000_000)?;
+        }
+        // Numbers must not run over, neither here nor where they are multiplied in 64 bits.
+        within("first", self.first.into(), 0, 1 << 30)?;
         within("workers", u64::from(self.workers), 1, 1_024)?;
         within("connecting", u64::from(self.connecting), 1, 4_096)?;
         let most = u64::from(OUTSTANDING_MAX);
@@ -201,7 +265,21 @@ impl Plan {
     }
 }
 
-fn within(name: &'static str, value: u64, least: u64, most: u64) -> Result<(), PlanError> {
+/// Whether a name can be put into JSON as it is.
+pub(super) fn check_channel(name: &str) -> Result<(), PlanError> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+    if name.is_empty() || !name.chars().all(allowed) {
+        return Err(PlanError::Channel(name.to_owned()));
+    }
+    Ok(())
+}
+
+pub(super) fn within(
+    name: &'static str,
+    value: u64,
+    least: u64,
+    most: u64,
+) -> Result<(), PlanError> {
     if (least..=most).contains(&value) {
         return Ok(());
     }
@@ -267,6 +345,22 @@ mod tests {
         assert_eq!(echo(0, 1), Ok(()));
         assert!(echo(64, 0).is_err());
         assert!(echo(usize::MAX, 1).is_err());
+    }
+
+    #[test]
+    fn headers_that_would_break_the_request_are_refused() {
+        let with = |name: &str, value: &str| {
+            let mut plan = plan(1, 1, Scenario::Idle);
+            plan.headers = vec![(name.to_owned(), value.to_owned())];
+            plan.check()
+        };
+        assert_eq!(with("X-User-ID", "user-{connection}"), Ok(()));
+        for (name, value) in [("", "a"), ("a b", "a"), ("a:", "a"), ("a", "a\r\nb: c")] {
+            assert_eq!(with(name, value), Err(PlanError::Header(name.to_owned())));
+        }
+        let mut endless = plan(1, 1, Scenario::Idle);
+        endless.endings.clear();
+        assert_eq!(endless.check(), Err(PlanError::NoEnding));
     }
 
     #[test]

@@ -55,6 +55,12 @@ impl<S: Scenario> Worker<S> {
 
     pub(super) fn received(&mut self, key: u32, completion: &Completion) -> anyhow::Result<()> {
         self.receives -= 1;
+        if self.connections[key as usize].stage == Stage::Closed {
+            if let Some(buffer) = completion.buffer {
+                self.ring.recycle(buffer);
+            }
+            return Ok(());
+        }
         let outcome = match (completion.buffer, usize::try_from(completion.result)) {
             (Some(buffer), Ok(length)) => {
                 let outcome = self.take(key, buffer, length);
@@ -73,7 +79,9 @@ impl<S: Scenario> Worker<S> {
             },
         };
         if let Err(reason) = outcome {
-            self.fail(key, &reason);
+            if !self.ended(key) {
+                self.fail(key, &reason);
+            }
             return Ok(());
         }
         let connection = &mut self.connections[key as usize];
@@ -99,11 +107,11 @@ impl<S: Scenario> Worker<S> {
             keys: &mut self.keys,
         };
         let mut consumed = 0;
-        let mut became_ready = false;
+        let (mut became_ready, mut opened, mut held) = (false, false, false);
         let mut rest: Vec<u8>;
         let mut frames: &mut [u8] = &mut [];
         match connection.stage {
-            Stage::Open => frames = input,
+            Stage::Open | Stage::Parting(_) => frames = input,
             Stage::Upgrading => {
                 let mut head = std::mem::take(&mut connection.head);
                 head.extend_from_slice(input);
@@ -116,16 +124,20 @@ impl<S: Scenario> Worker<S> {
                 consumed += accepted.consumed;
                 connection.stage = Stage::Open;
                 self.connecting -= 1;
+                opened = true;
                 became_ready = self.scenario.opened(key, &mut connection.state, &mut out);
                 rest = head.split_off(consumed);
                 frames = &mut rest;
             }
-            Stage::New | Stage::Connecting | Stage::Closed => {}
+            Stage::New | Stage::Connecting | Stage::Parted | Stage::Closed => {}
         }
         let mut outcome = Ok(());
         let (scenario, state) = (&mut self.scenario, &mut connection.state);
+        let stage = &mut connection.stage;
         let decoded = message::decode(&mut connection.carry, frames, &self.rules, &mut |event| {
             let result = match event {
+                // What was on the way when the last words were said.
+                Event::Message { .. } if *stage != Stage::Open => Ok(false),
                 Event::Message { kind, payload } => {
                     scenario.message(key, state, kind, payload, &mut out)
                 }
@@ -133,7 +145,11 @@ impl<S: Scenario> Worker<S> {
                     out.frame(Opcode::Pong, payload);
                     Ok(false)
                 }
-                Event::Pong(_) => Ok(false),
+                Event::Pong(payload) => {
+                    held |= Self::is_held(*stage, payload);
+                    Ok(false)
+                }
+                Event::Close { code, .. } if Self::parted(stage, code) => Ok(false),
                 Event::Close { code, reason } => {
                     let code = code.map_or_else(|| "no code".to_owned(), |code| code.to_string());
                     Err(format!("the server closed with {code} {reason:?}"))
@@ -151,6 +167,13 @@ impl<S: Scenario> Worker<S> {
             }
         });
         self.ready += u32::from(became_ready);
+        if opened {
+            self.note_opened(key);
+        }
+        if held {
+            self.close(key);
+            return Ok(());
+        }
         self.list(key);
         outcome?;
         decoded

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
+use super::channels::{Board, Channels};
 use super::echo::Echo;
 use super::fanout::{Fanout, Progress};
 use super::idle::Idle;
-use super::plan::{Plan, Scenario};
+use super::plan::{OUTSTANDING_MAX, Plan, Scenario};
 use super::worker::Worker;
 use super::{Latencies, LatencySummary};
 
@@ -33,11 +34,16 @@ pub(super) enum Phase {
 
 /// What workers and coordinator share.
 pub(super) struct Shared {
+    /// When the run began: the workers' clocks count from here, so that they agree.
+    pub(super) began: Instant,
     phase: AtomicU8,
+    /// Counts up when measured latencies are to be handed in.
+    pub(super) lap: AtomicU32,
     pub(super) workers: Box<[Counters]>,
     failed: AtomicBool,
     failure: Mutex<Option<String>>,
-    latencies: Mutex<Latencies>,
+    /// Of messages and of connects.
+    latencies: Mutex<(Latencies, Latencies)>,
 }
 
 /// One worker's counters, written by it alone; on cache lines of its own.
@@ -47,18 +53,23 @@ pub(super) struct Counters {
     pub(super) messages: AtomicU64,
     pub(super) bytes: AtomicU64,
     pub(super) publishes: AtomicU64,
+    pub(super) opened: AtomicU32,
     pub(super) ready: AtomicU32,
+    /// The last lap that was handed in.
+    pub(super) lap: AtomicU32,
     pub(super) quiet: AtomicBool,
 }
 
 impl Shared {
     fn new(workers: u32) -> Self {
         Self {
+            began: Instant::now(),
             phase: AtomicU8::new(Phase::Pause as u8),
+            lap: AtomicU32::new(0),
             workers: (0..workers).map(|_| Counters::default()).collect(),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
-            latencies: Mutex::new(Latencies::new()),
+            latencies: Mutex::default(),
         }
     }
 
@@ -78,10 +89,17 @@ impl Shared {
         self.failed.store(true, Ordering::Release);
     }
 
-    pub(super) fn add_latencies(&self, latencies: &Latencies) {
+    pub(super) fn add_latencies(&self, messages: &Latencies, connects: &Latencies) {
         if let Ok(mut all) = self.latencies.lock() {
-            all.merge(latencies);
+            all.0.merge(messages);
+            all.1.merge(connects);
         }
+    }
+
+    /// Those handed in since the last time, of messages and of connects.
+    fn take_latencies(&self) -> (Latencies, Latencies) {
+        let taken = self.latencies.lock();
+        taken.map_or_else(|_| Default::default(), |mut all| std::mem::take(&mut *all))
     }
 
     fn check(&self) -> anyhow::Result<()> {
@@ -121,8 +139,20 @@ impl Counts {
 pub struct Summary {
     /// Everything counted.
     pub counts: Counts,
-    /// Round trips: of each message (echo), or from a publish to its last delivery (fan-out).
+    /// Since the last [`Load::lap`]. Round trips: of each message (echo), from a publish to its last
+    /// delivery (fan-out), or to each of them (channels).
     pub latency: LatencySummary,
+    /// Since the last [`Load::lap`], from the beginning of each connect to the complete upgrade.
+    pub connect_latency: LatencySummary,
+}
+
+/// What was measured between two calls of [`Load::lap`].
+#[derive(Clone, Debug)]
+pub struct Lap {
+    /// As [`Summary::latency`].
+    pub messages: Latencies,
+    /// As [`Summary::connect_latency`].
+    pub connects: Latencies,
 }
 
 /// A run in progress. Dropping it closes all connections.
@@ -130,7 +160,9 @@ pub struct Load {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     connections: u32,
-    began: Instant,
+    /// What the workers of [`Scenario::Channels`] share, and how many channels its groups have.
+    board: Option<Arc<Board>>,
+    groups: Vec<u32>,
 }
 
 impl Load {
@@ -141,17 +173,25 @@ impl Load {
     /// the kernel does not give, a connection that is refused) is returned by the next call.
     pub fn start(plan: &Plan) -> anyhow::Result<Self> {
         plan.check()?;
-        let began = Instant::now();
         let shared = Arc::new(Shared::new(plan.workers));
         let progress = progress(plan);
+        let (board, groups) = match &plan.scenario {
+            Scenario::Channels(channels) => (
+                Some(Arc::new(Board::new(channels, plan))),
+                channels.groups.iter().map(|group| group.channels).collect(),
+            ),
+            _ => (None, Vec::new()),
+        };
         let mut load = Self {
             shared: Arc::clone(&shared),
             threads: Vec::new(),
             connections: plan.connections,
-            began,
+            board: board.clone(),
+            groups,
         };
         for index in 0..plan.workers as usize {
-            let (plan, shared, progress) = (plan.clone(), Arc::clone(&shared), progress.clone());
+            let (plan, shared) = (plan.clone(), Arc::clone(&shared));
+            let (progress, board) = (progress.clone(), board.clone());
             let core = match plan.cores.len() {
                 0 => None,
                 cores => Some(plan.cores[index % cores]),
@@ -161,7 +201,7 @@ impl Load {
                     .is_none_or(|id| core_affinity::set_for_current(core_affinity::CoreId { id }));
                 if !pinned {
                     shared.fail(format!("cannot pin a client thread to core {core:?}"));
-                } else if let Err(error) = work(&plan, index, progress, &shared) {
+                } else if let Err(error) = work(&plan, index, progress, board, &shared) {
                     shared.fail(format!("client thread {index}: {error:#}"));
                 }
             };
@@ -181,7 +221,67 @@ impl Load {
         let ready = || self.sum(|worker| worker.ready.load(Ordering::Acquire).into());
         self.wait(limit, || ready() == u64::from(self.connections))
             .with_context(|| format!("{} of {} connections ready", ready(), self.connections))?;
-        Ok(self.began.elapsed())
+        Ok(self.shared.began.elapsed())
+    }
+
+    /// Waits until the server has accepted every connection, whatever it still has to subscribe to;
+    /// returns how long it took since the start.
+    ///
+    /// # Errors
+    /// When a connection failed, or `limit` is over.
+    pub fn wait_open(&self, limit: Duration) -> anyhow::Result<Duration> {
+        self.wait(limit, || self.opened() == self.connections)
+            .with_context(|| {
+                format!("{} of {} connections open", self.opened(), self.connections)
+            })?;
+        Ok(self.shared.began.elapsed())
+    }
+
+    /// Connections that the server has accepted so far.
+    #[must_use]
+    pub fn opened(&self) -> u32 {
+        self.sum(|worker| worker.opened.load(Ordering::Acquire).into()) as u32
+    }
+
+    /// Lets connections subscribe that were held back ([`super::ChannelsPlan::held_back`]).
+    pub fn subscribe(&self) {
+        if let Some(board) = &self.board {
+            board.subscribe.store(true, Ordering::Release);
+        }
+    }
+
+    /// Publishes once to each channel of a group of [`Scenario::Channels`], all at once, and waits until
+    /// every subscriber has it. Returns the time from the first publish to the last delivery. For a run
+    /// without other traffic.
+    ///
+    /// # Errors
+    /// When the plan has no such group, no publisher or too many channels there, a connection failed, or
+    /// `limit` is over.
+    pub fn burst(&self, group: usize, limit: Duration) -> anyhow::Result<Duration> {
+        let channels = self.groups.get(group).copied().unwrap_or(0);
+        let board = self.board.as_ref().filter(|board| board.publishes());
+        let Some(board) = board.filter(|_| (1..=OUTSTANDING_MAX).contains(&channels)) else {
+            bail!(
+                "a burst takes a publisher, and a group of 1 to {OUTSTANDING_MAX} channels: \
+                 group {group} has {channels}"
+            );
+        };
+        let publishes = self.counts().publishes + u64::from(channels);
+        board.ask_burst(group);
+        self.wait_publishes(publishes, limit)?;
+        Ok(Duration::from_nanos(board.burst_ns()))
+    }
+
+    /// What was measured since the last call, or since the start.
+    ///
+    /// # Errors
+    /// When a connection failed, or a worker does not answer within `limit`.
+    pub fn lap(&self, limit: Duration) -> anyhow::Result<Lap> {
+        let lap = self.shared.lap.fetch_add(1, Ordering::AcqRel) + 1;
+        let late = || self.sum(|worker| u64::from(worker.lap.load(Ordering::Acquire) != lap));
+        self.wait(limit, || late() == 0)?;
+        let (messages, connects) = self.shared.take_latencies();
+        Ok(Lap { messages, connects })
     }
 
     /// Lets traffic run.
@@ -232,17 +332,19 @@ impl Load {
         self.shared.check()
     }
 
-    /// Closes all connections (with a reset, so that none is left in `TIME_WAIT`).
+    /// Closes all connections as the plan says; by default with a reset, so that none is left in
+    /// `TIME_WAIT`.
     ///
     /// # Errors
     /// The first failure of the run.
     pub fn finish(mut self) -> anyhow::Result<Summary> {
         self.close();
         self.shared.check()?;
-        let latencies = self.shared.latencies.lock();
+        let (messages, connects) = self.shared.take_latencies();
         Ok(Summary {
             counts: self.counts(),
-            latency: latencies.map_or_else(|_| LatencySummary::default(), |all| all.summary()),
+            latency: messages.summary(),
+            connect_latency: connects.summary(),
         })
     }
 
@@ -298,18 +400,20 @@ fn work(
     plan: &Plan,
     index: usize,
     progress: Option<Arc<Progress>>,
+    board: Option<Arc<Board>>,
     shared: &Arc<Shared>,
 ) -> anyhow::Result<()> {
-    let connections = plan.share(index as u32).len() as u32;
+    let share = plan.share(index as u32);
+    let connections = share.len() as u32;
     let shared = Arc::clone(shared);
-    match (&plan.scenario, progress) {
-        (Scenario::Echo(echo), _) => {
+    match (&plan.scenario, progress, board) {
+        (Scenario::Echo(echo), ..) => {
             let bytes = (echo.size_bytes + 10).saturating_mul(echo.outstanding as usize);
             let share = f64::from(connections) / f64::from(plan.connections);
             let rate = echo.rate.map(|rate| f64::from(rate) * share);
             Worker::new(plan, index, Echo::new(*echo, rate), bytes, shared)?.run()
         }
-        (Scenario::Fanout(fanout), Some(progress)) => {
+        (Scenario::Fanout(fanout), Some(progress), _) => {
             // The envelope takes about 100 bytes.
             let all = fanout.outstanding as usize * fanout.publishers as usize;
             let bytes = (fanout.size_bytes + 110).saturating_mul(all);
@@ -317,7 +421,22 @@ fn work(
             let scenario = Fanout::new(fanout.clone(), progress, connections, publishers);
             Worker::new(plan, index, scenario, bytes, shared)?.run()
         }
-        (Scenario::Idle | Scenario::Fanout(_), _) => {
+        (Scenario::Channels(channels), _, Some(board)) => {
+            let bytes = channels.size_bytes + 160;
+            let publishers = if index == 0 { channels.publishers } else { 0 };
+            // The publishers have no number as subscribers; the first one is the plan's first.
+            let before = share.start.saturating_sub(channels.publishers);
+            let first_number = plan.first + before;
+            let scenario = Channels::new(
+                channels.clone(),
+                board,
+                publishers,
+                first_number,
+                plan.connecting,
+            );
+            Worker::new(plan, index, scenario, bytes, shared)?.run()
+        }
+        (Scenario::Idle | Scenario::Fanout(_) | Scenario::Channels(_), ..) => {
             Worker::new(plan, index, Idle, 0, shared)?.run()
         }
     }

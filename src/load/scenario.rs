@@ -73,6 +73,19 @@ impl Outgoing<'_> {
         frame::encode_masked(self.buffer(), opcode, true, payload, key);
     }
 
+    /// Adds the first frame of a message that goes on.
+    pub(super) fn part(&mut self, opcode: Opcode, payload: &[u8]) {
+        let key = self.keys.next();
+        frame::encode_masked(self.buffer(), opcode, false, payload, key);
+    }
+
+    /// Adds a frame without the second half of its payload.
+    pub(super) fn half(&mut self, opcode: Opcode, payload: &[u8]) {
+        self.frame(opcode, payload);
+        let buffer = self.buffer();
+        buffer.truncate(buffer.len() - payload.len().div_ceil(2));
+    }
+
     /// Adds bytes that are no frame (the upgrade request).
     pub(super) fn raw(&mut self, bytes: &[u8]) {
         self.buffer().extend_from_slice(bytes);

@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
+use super::Latencies;
 use super::connection::{Connection, Stage};
-use super::plan::Plan;
+use super::plan::{CONNECTION, Ending, Plan};
 use super::run::{Phase, Shared};
 use super::scenario::{MaskKeys, Outgoing, Scenario};
 use crate::ring::{
-    BufferClass, Completion, Op, PayloadPool, Peers, Ring, Slot, Token, Uring, UringConfig, Wait,
+    BufferClass, Completion, Op, PayloadPool, Peers, Ring, Token, Uring, UringConfig, Wait,
 };
 use crate::wire::Role;
 use crate::wire::client::write_request;
@@ -37,21 +38,25 @@ const SLEEP_US: u32 = 2_000;
 /// Ports that connections from given source addresses have, from here on: below those that the kernel
 /// hands out by itself, with room for [`super::plan::WORKER_CONNECTIONS_MAX`] and what is in use.
 const FIRST_PORT: u16 = 10_000;
-/// How long the closing of all connections may take.
-const CLOSE: Duration = Duration::from_secs(10);
 
 /// One client thread's world.
 pub(super) struct Worker<S: Scenario> {
     pub(super) ring: Uring,
     pub(super) connections: Vec<Connection<S::State>>,
     pub(super) scenario: S,
-    shared: Arc<Shared>,
-    index: usize,
+    pub(super) shared: Arc<Shared>,
+    pub(super) index: usize,
     address: SocketAddr,
     source: Option<IpAddr>,
     spin: bool,
     connecting_max: u32,
-    request: Vec<u8>,
+    /// This worker's part of the rate of new connections, per second.
+    connect_rate: Option<f64>,
+    /// The number of this worker's first connection.
+    pub(super) first: u32,
+    pub(super) endings: Vec<Ending>,
+    /// The upgrade request; between its parts belongs the connection's number.
+    request: Vec<Vec<u8>>,
     pub(super) accept: AcceptKey,
     pub(super) rules: Rules,
     pub(super) class: BufferClass,
@@ -69,8 +74,17 @@ pub(super) struct Worker<S: Scenario> {
     /// The port to try for the next connection from `source`.
     next_port: u16,
     pub(super) ready: u32,
+    /// Connections that the server accepted.
+    opened: u32,
+    /// From the beginning of a connect to the complete upgrade.
+    connect_latencies: Latencies,
     clock: Instant,
-    closing: u32,
+    /// The last lap that was handed in.
+    lap: u32,
+    /// Connections that said their last words and wait for the answer.
+    pub(super) parting: u32,
+    /// Sockets that are being closed.
+    pub(super) closing: u32,
 }
 
 impl<S: Scenario> Worker<S> {
@@ -82,7 +96,8 @@ impl<S: Scenario> Worker<S> {
         answer_bytes: usize,
         shared: Arc<Shared>,
     ) -> anyhow::Result<Self> {
-        let connections = plan.share(index as u32).len() as u32;
+        let share = plan.share(index as u32);
+        let connections = share.len() as u32;
         let class = if answer_bytes <= SMALL_BYTES {
             BufferClass::Small
         } else {
@@ -106,11 +121,18 @@ impl<S: Scenario> Worker<S> {
         getrandom::fill(&mut key).map_err(|error| anyhow::anyhow!("no random bytes: {error}"))?;
         let mut request = Vec::new();
         let host = plan.address.to_string();
-        let accept = write_request(&mut request, &host, &plan.path, &key, None, &[]);
+        let headers: Vec<(&str, &str)> = plan
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        let accept = write_request(&mut request, &host, &plan.path, &key, None, &headers);
+        let part = f64::from(connections) / f64::from(plan.connections);
         Ok(Self {
             ring: Uring::new(config)?,
             connections: (0..connections).map(|_| Connection::new()).collect(),
             scenario,
+            clock: shared.began,
             shared,
             index,
             address: plan.address,
@@ -120,7 +142,10 @@ impl<S: Scenario> Worker<S> {
             },
             spin: plan.spin,
             connecting_max: plan.connecting,
-            request,
+            connect_rate: plan.connect_rate.map(|rate| f64::from(rate) * part),
+            first: plan.first + share.start,
+            endings: plan.endings.clone(),
+            request: split(&request, CONNECTION.as_bytes()),
             accept,
             rules: Rules {
                 role: Role::Client,
@@ -138,7 +163,10 @@ impl<S: Scenario> Worker<S> {
             connecting: 0,
             next_port: FIRST_PORT,
             ready: 0,
-            clock: Instant::now(),
+            opened: 0,
+            connect_latencies: Latencies::new(),
+            lap: 0,
+            parting: 0,
             closing: 0,
         })
     }
@@ -186,11 +214,37 @@ impl<S: Scenario> Worker<S> {
                 self.complete(completion)?;
             }
             self.publish_counts();
+            self.end_lap();
         }
     }
 
     fn now_ns(&self) -> u64 {
         self.clock.elapsed().as_nanos() as u64
+    }
+
+    /// Hands in what was measured since the last time, when the coordinator asks for it.
+    fn end_lap(&mut self) {
+        let lap = self.shared.lap.load(Ordering::Acquire);
+        if lap != self.lap {
+            self.lap = lap;
+            self.hand_in_latencies();
+            let counters = &self.shared.workers[self.index];
+            counters.lap.store(lap, Ordering::Release);
+        }
+    }
+
+    pub(super) fn hand_in_latencies(&mut self) {
+        let connects = std::mem::take(&mut self.connect_latencies);
+        let messages = self.scenario.take_latencies();
+        self.shared.add_latencies(&messages, &connects);
+    }
+
+    /// The upgrade of `key` is complete.
+    pub(super) fn note_opened(&mut self, key: u32) {
+        self.opened += 1;
+        let began_ns = self.connections[key as usize].began_ns;
+        let took_ns = self.now_ns().saturating_sub(began_ns);
+        self.connect_latencies.record_ns(took_ns);
     }
 
     fn publish_counts(&self) {
@@ -201,6 +255,7 @@ impl<S: Scenario> Worker<S> {
         counters
             .publishes
             .store(counts.publishes, Ordering::Relaxed);
+        counters.opened.store(self.opened, Ordering::Release);
         counters.ready.store(self.ready, Ordering::Release);
         let quiet = self.scenario.is_quiet();
         counters.quiet.store(quiet, Ordering::Release);
@@ -208,13 +263,19 @@ impl<S: Scenario> Worker<S> {
 
     /// Begins handshakes, as many as may be in flight.
     fn connect_more(&mut self) -> anyhow::Result<()> {
+        let due = match self.connect_rate {
+            Some(rate) => (self.now_ns() as f64 / 1e9 * rate) as usize,
+            None => usize::MAX,
+        };
         while self.connecting < self.connecting_max
-            && (self.begun as usize) < self.connections.len()
+            && (self.begun as usize) < self.connections.len().min(due)
         {
             let key = self.begun;
             let socket = self.socket().map_err(|error| self.connect_error(&error))?;
             let slot = self.ring.install(socket.into())?;
+            let began_ns = self.now_ns();
             let connection = &mut self.connections[key as usize];
+            connection.began_ns = began_ns;
             connection.slot = slot;
             connection.stage = Stage::Connecting;
             let token = Token::new(Op::Connect, key, 0);
@@ -257,7 +318,7 @@ impl<S: Scenario> Worker<S> {
         )
     }
 
-    fn complete(&mut self, completion: Completion) -> anyhow::Result<()> {
+    pub(super) fn complete(&mut self, completion: Completion) -> anyhow::Result<()> {
         let key = completion.token.key();
         match completion.token.op() {
             Some(Op::Connect) => self.connected(key, completion.result),
@@ -276,13 +337,13 @@ impl<S: Scenario> Worker<S> {
     }
 
     fn connected(&mut self, key: u32, result: i32) -> anyhow::Result<()> {
-        if result < 0 {
-            let error = io::Error::from_raw_os_error(-result);
-            return Err(self.connect_error(&error));
-        }
         let connection = &mut self.connections[key as usize];
         if connection.stage != Stage::Connecting {
             return Ok(());
+        }
+        if result < 0 {
+            let error = io::Error::from_raw_os_error(-result);
+            return Err(self.connect_error(&error));
         }
         connection.stage = Stage::Upgrading;
         self.ring
@@ -292,7 +353,12 @@ impl<S: Scenario> Worker<S> {
             pool: &mut self.pool,
             keys: &mut self.keys,
         };
-        out.raw(&self.request);
+        for (at, part) in self.request.iter().enumerate() {
+            if at > 0 {
+                out.raw(format!("{:06}", self.first + key).as_bytes());
+            }
+            out.raw(part);
+        }
         self.list(key);
         Ok(())
     }
@@ -307,7 +373,7 @@ impl<S: Scenario> Worker<S> {
     }
 
     /// One send for each connection that has something to send.
-    fn flush(&mut self) {
+    pub(super) fn flush(&mut self) {
         for key in self.listed.drain(..) {
             let connection = &mut self.connections[key as usize];
             connection.listed = false;
@@ -351,52 +417,16 @@ impl<S: Scenario> Worker<S> {
         ));
         self.close(key);
     }
+}
 
-    fn close(&mut self, key: u32) {
-        let connection = &mut self.connections[key as usize];
-        if !matches!(connection.stage, Stage::New | Stage::Closed) {
-            connection.stage = Stage::Closed;
-            self.closing += 1;
-            let slot: Slot = connection.slot;
-            let armed = [Op::Connect, Op::Poll, Op::Send];
-            self.ring.close(slot, key, 0, &armed);
-        }
+/// The parts of `bytes` between each `separator`; at least one.
+fn split(bytes: &[u8], separator: &[u8]) -> Vec<Vec<u8>> {
+    let mut parts = Vec::new();
+    let mut rest = bytes;
+    while let Some(at) = memchr::memmem::find(rest, separator) {
+        parts.push(rest[..at].to_vec());
+        rest = &rest[at + separator.len()..];
     }
-
-    fn close_all(&mut self, completions: &mut Vec<Completion>) -> anyhow::Result<()> {
-        let began = Instant::now();
-        for key in 0..self.connections.len() as u32 {
-            self.close(key);
-            if key % 256 == 0 {
-                self.close_turn(Wait::Look, completions)?;
-            }
-        }
-        while self.closing > 0 && began.elapsed() < CLOSE {
-            let timeout_us = 10_000;
-            let min_wait_us = 0;
-            self.close_turn(
-                Wait::For {
-                    timeout_us,
-                    min_wait_us,
-                },
-                completions,
-            )?;
-        }
-        let latencies = self.scenario.take_latencies();
-        self.shared.add_latencies(&latencies);
-        Ok(())
-    }
-
-    fn close_turn(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> anyhow::Result<()> {
-        self.ring.turn(wait, completions)?;
-        for completion in completions.drain(..) {
-            if let Some(buffer) = completion.buffer {
-                self.ring.recycle(buffer);
-            }
-            if completion.token.op() == Some(Op::Close) {
-                self.closing -= 1;
-            }
-        }
-        Ok(())
-    }
+    parts.push(rest.to_vec());
+    parts
 }
