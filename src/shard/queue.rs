@@ -248,8 +248,9 @@ impl Queue {
                     *entry = Entry::Plain(payload);
                 }
                 Entry::Gap(gap) if gap.channel == channel => {
-                    // What is lost from now on is said after this.
+                    // What is lost from now on is said after this: the others are found again on the way.
                     self.gaps.clear();
+                    self.droppable_from = self.first;
                     match write(&gap) {
                         Some(payload) => {
                             bytes += payload.len();

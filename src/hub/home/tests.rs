@@ -259,7 +259,8 @@ fn wildcards_hear_the_channels_that_they_match() {
         let mut listening: Vec<u16> = home.listening(channel).collect();
         let (_, sent) = publish(home, name, 1);
         let mut shards: Vec<u16> = sent.into_iter().map(|(shard, _)| shard).collect();
-        (listening.sort_unstable(), shards.sort_unstable());
+        listening.sort_unstable();
+        shards.sort_unstable();
         assert_eq!(listening, shards);
         shards
     };
