@@ -10,11 +10,16 @@ use crate::wire::close::CloseCode;
 use crate::wire::frame::Opcode;
 use crate::wire::message::{Event, Flow, Rules, decode};
 use crate::wire::upgrade::{Head, HeadLimits, HeaderSpace, parse_head, write_accept};
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// A frame that still misses more bytes than this is received into large buffers. A small buffer's
 /// size: below it one more small receive is enough.
 const LARGE_FROM_BYTES: usize = 2048;
+
+/// Connections that hung up of which one turn takes care: what ends with one, subscriptions above all, takes
+/// some ten microseconds, and a turn that takes longer than a millisecond can be noticed.
+const HUNG_UP_PER_TURN: usize = 128;
 
 /// The address of a peer on a network whose address the kernel did not say.
 const UNKNOWN_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
@@ -45,7 +50,30 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             let token = Token::new(Op::Poll, key, connection.generation);
             self.ring.poll(connection.slot, token);
         }
+        if connection.flags.any(Flags::HANGUP) {
+            let generation = connection.generation;
+            return self.hung_up.push_back((key, generation));
+        }
         self.read(key);
+    }
+
+    /// Reads from some of those whose peers hung up: to their end, as a rule. When thousands leave at once
+    /// the others get their turns in between. Returns whether there was anybody.
+    pub(super) fn read_hung_up(&mut self) -> bool {
+        let some = HUNG_UP_PER_TURN.min(self.hung_up.len());
+        for _ in 0..some {
+            let Some((key, generation)) = self.hung_up.pop_front() else {
+                break;
+            };
+            let connection = self.core.connections.get(key as usize);
+            if connection.is_some_and(|connection| connection.generation == generation) {
+                self.read(key);
+            }
+        }
+        if self.hung_up.is_empty() && self.hung_up.capacity() > 1024 {
+            self.hung_up = VecDeque::new();
+        }
+        some > 0
     }
 
     /// Receives once, unless that has to wait.

@@ -14,6 +14,7 @@ mod asking;
 pub mod connection;
 pub mod core;
 mod deliver;
+mod events;
 mod exchange;
 pub mod handler;
 mod input;
@@ -27,8 +28,6 @@ mod simulation;
 mod sweep;
 
 use crate::config::Config;
-use crate::hub::Delivery;
-use crate::hub::home::CatchUp;
 use crate::hub::rules::ChannelRules;
 use crate::mesh::Mesh;
 use crate::ring::{Completion, Op, Ring, Token, Wait};
@@ -36,11 +35,12 @@ use crate::telemetry::counters::Counters;
 use crate::wire::Role;
 use crate::wire::message::Rules;
 use accept::Accepting;
-use bytes::Bytes;
-use connection::{ConnectionId, Flags, Phase};
-use core::{Answer, Clock, Codec, Core, Event, Parts, Settings, answer_bytes};
-use handler::{Context, Handler, MAX_FORMS, Published, Refusal, Subscribed};
+use connection::{Flags, Phase};
+use core::{Clock, Codec, Core, Parts, Settings};
+use events::run_events;
+use handler::{Handler, MAX_FORMS};
 use reading::Reading;
+use std::collections::VecDeque;
 use std::io;
 use std::net::Shutdown;
 use std::sync::Arc;
@@ -56,6 +56,8 @@ pub struct Shard<R, H> {
     reading: Reading,
     sweep: sweep::Sweep,
     touched: Vec<u32>,
+    /// Connections whose peers hung up and that have not been read from since: key and generation.
+    hung_up: VecDeque<(u32, u32)>,
     drain: Drain,
     held_back: bool,
 }
@@ -169,6 +171,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             reading: Reading::new(parts.settings.buffers, parts.settings.large_buffers),
             sweep: sweep::Sweep::default(),
             touched: Vec::new(),
+            hung_up: VecDeque::new(),
             drain: Drain::No,
             held_back: false,
         }
@@ -199,6 +202,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             self.complete(completion);
         }
         self.completions = completions;
+        worked |= self.read_hung_up();
         worked |= self.exchange();
         self.sweep();
         self.continue_drain();
@@ -208,6 +212,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         Turn {
             worked,
             more: !self.core.dirty.is_empty()
+                || !self.hung_up.is_empty()
                 || self.core.mesh.has_own()
                 || matches!(self.drain, Drain::Telling(_)),
             held_back: self.held_back,
@@ -380,165 +385,5 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         } else {
             Drain::Telling(to)
         };
-    }
-}
-
-/// What a new subscriber gets first, if there is room for it.
-fn catch_up_in(
-    core: &mut Core,
-    connection: ConnectionId,
-    catch_up: CatchUp,
-) -> (Option<bool>, Vec<Delivery>) {
-    let CatchUp {
-        recovered,
-        messages,
-        ..
-    } = catch_up;
-    let fits = messages.is_empty() || core.has_room_for(connection, answer_bytes(&messages));
-    if recovered.is_some() {
-        core.counters.recoveries.add(1);
-    }
-    if !fits || recovered == Some(false) {
-        core.counters.recoveries_failed.add(1);
-    }
-    if fits {
-        (recovered, messages)
-    } else {
-        (Some(false), Vec::new())
-    }
-}
-
-/// Sends messages of a channel to one subscriber, before what is published from now on.
-fn send_history<H: Handler>(
-    handler: &mut H,
-    core: &mut Core,
-    connection: ConnectionId,
-    channel: &str,
-    messages: &[Delivery],
-) {
-    if messages.is_empty() || !core.is_open(connection) {
-        return;
-    }
-    core.counters.history_deliveries.add(messages.len() as u64);
-    let mut payload = Vec::new();
-    core.push_bulk(connection.key, |core| {
-        for message in messages {
-            let published = Published {
-                form: core.form(connection.key),
-                channel,
-                wildcard: None,
-                offset: message.offset,
-                timestamp_ms: message.timestamp_ms,
-                publication: &message.publication,
-            };
-            payload.clear();
-            let kind = handler.encode(&published, &mut payload);
-            core.push_frame(connection.key, kind.into(), &payload);
-        }
-    });
-}
-
-/// Gives a handler what it asked for, if there is room for the answer.
-fn answer_question<H: Handler>(
-    handler: &mut H,
-    core: &mut Core,
-    connection: ConnectionId,
-    answer: &Answer,
-    tag: &Bytes,
-) {
-    if !core.is_open(connection) {
-        return;
-    }
-    let refusal = match answer {
-        Answer::History(Err(pending_bytes)) | Answer::Members(Err(pending_bytes)) => {
-            Some(Refusal::Busy {
-                pending_bytes: *pending_bytes,
-            })
-        }
-        answer if core.has_room_for(connection, answer.bytes()) => None,
-        _ => Some(Refusal::Full {
-            pending_bytes: core.get(connection).map_or(0, |c| c.outbox_bytes as usize),
-        }),
-    };
-    if let Some(refusal) = refusal {
-        return handler.refused(&mut Context { core }, connection, refusal, Some(tag));
-    }
-    core.push_bulk(connection.key, |core| {
-        let context = &mut Context { core };
-        match answer {
-            Answer::History(Ok(page)) => handler.history(context, connection, page, tag),
-            Answer::Members(Ok(page)) => handler.members(context, connection, page, tag),
-            _ => {}
-        }
-    });
-}
-
-/// Tells the handler what happened while it was busy.
-fn run_events<H: Handler>(handler: &mut H, core: &mut Core) {
-    while let Some(event) = core.events.pop_front() {
-        match event {
-            Event::Subscribed {
-                connection,
-                channel,
-                position,
-                tag,
-                catch_up,
-            } => {
-                // Whose connection has ended meanwhile hears of that; its number may be another's now.
-                if !core.has_channel(connection, channel) {
-                    continue;
-                }
-                let state = core.local.channel(channel);
-                let wildcard = state.is_some_and(|state| state.is_wildcard());
-                let Some(name) = core.local.name(channel) else {
-                    continue;
-                };
-                // The name is lent to the handler while the handler changes the channels.
-                let name: smallvec::SmallVec<[u8; 64]> = name.as_bytes().into();
-                let Ok(name) = std::str::from_utf8(&name) else {
-                    continue;
-                };
-                let (recovered, messages) = match catch_up {
-                    None => (None, Vec::new()),
-                    Some(catch_up) => catch_up_in(core, connection, *catch_up),
-                };
-                let subscribed = Subscribed {
-                    channel: name,
-                    position: (!wildcard).then_some(position),
-                    recovered,
-                    tag: &tag,
-                };
-                handler.subscribed(&mut Context { core }, connection, &subscribed);
-                send_history(handler, core, connection, name, &messages);
-            }
-            Event::Answer {
-                connection,
-                answer,
-                tag,
-            } => answer_question(handler, core, connection, &answer, &tag),
-            Event::Abandoned {
-                connection,
-                channel,
-                tag,
-            } => handler.abandoned(&mut Context { core }, connection, &channel, &tag),
-            Event::Published {
-                connection,
-                position,
-                tag,
-            } => handler.published(&mut Context { core }, connection, position, &tag),
-            Event::Sent {
-                connection,
-                connections,
-                tag,
-            } => handler.sent(&mut Context { core }, connection, connections, &tag),
-            Event::Refused {
-                connection,
-                refusal,
-                tag,
-            } => handler.refused(&mut Context { core }, connection, refusal, tag.as_ref()),
-            Event::Closed { connection, closed } => {
-                handler.close(&mut Context { core }, connection, &closed);
-            }
-        }
     }
 }

@@ -8,6 +8,7 @@
 
 mod client;
 mod delivered;
+mod delivery;
 mod hearing;
 mod oracle;
 mod peer;

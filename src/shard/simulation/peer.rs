@@ -37,6 +37,32 @@ pub(super) enum Got {
     Close(Option<u16>, String),
 }
 
+fn decode_all(bytes: &mut [u8]) -> Vec<Got> {
+    let rules = Rules {
+        role: Role::Client,
+        message_bytes: 64 << 20,
+        fragments: 1,
+    };
+    let mut carry = None;
+    let mut got = Vec::new();
+    let mut take = |event: Event<'_>| {
+        got.push(match event {
+            Event::Message {
+                kind: Kind::Text,
+                payload,
+            } => Got::Text(String::from_utf8(payload.to_vec()).expect("UTF-8")),
+            Event::Message { payload, .. } => Got::Binary(payload.len()),
+            Event::Ping(_) => Got::Ping,
+            Event::Pong(_) => Got::Pong,
+            Event::Close { code, reason } => Got::Close(code, reason.to_owned()),
+        });
+        Flow::Continue
+    };
+    decode(&mut carry, bytes, &rules, &mut take).expect("valid frames");
+    assert!(carry.is_none(), "a frame came in part");
+    got
+}
+
 /// A client that is told what to do.
 pub(super) struct Peer {
     pub(super) socket: SocketId,
@@ -93,29 +119,7 @@ impl Peer {
             }
             bytes.extend(more);
         }
-        let rules = Rules {
-            role: Role::Client,
-            message_bytes: 64 << 20,
-            fragments: 1,
-        };
-        let mut carry = None;
-        let mut got = Vec::new();
-        let mut take = |event: Event<'_>| {
-            got.push(match event {
-                Event::Message {
-                    kind: Kind::Text,
-                    payload,
-                } => Got::Text(String::from_utf8(payload.to_vec()).expect("UTF-8")),
-                Event::Message { payload, .. } => Got::Binary(payload.len()),
-                Event::Ping(_) => Got::Ping,
-                Event::Pong(_) => Got::Pong,
-                Event::Close { code, reason } => Got::Close(code, reason.to_owned()),
-            });
-            Flow::Continue
-        };
-        decode(&mut carry, &mut bytes, &rules, &mut take).expect("valid frames");
-        assert!(carry.is_none(), "a frame came in part");
-        got
+        decode_all(&mut bytes)
     }
 
     pub(super) fn texts(&self, server: &Server) -> Vec<String> {
@@ -126,6 +130,18 @@ impl Peer {
                 other => panic!("{other:?} among texts"),
             })
             .collect()
+    }
+
+    /// The texts in bytes that may have come in several parts.
+    pub(super) fn frames(bytes: &mut [u8]) -> Vec<String> {
+        let mut texts = Vec::new();
+        for got in decode_all(bytes) {
+            match got {
+                Got::Text(text) => texts.push(text),
+                other => panic!("{other:?} among texts"),
+            }
+        }
+        texts
     }
 
     pub(super) fn ended(&self, server: &Server) -> Option<End> {
