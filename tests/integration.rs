@@ -17,6 +17,8 @@ mod frames;
 mod handshake;
 #[path = "integration/history.rs"]
 mod history;
+#[path = "integration/lagging.rs"]
+mod lagging;
 #[path = "integration/messages.rs"]
 mod messages;
 #[path = "integration/places.rs"]
