@@ -8,7 +8,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use ringwire::Handler;
 use ringwire::config::Config;
 use ringwire::hub::history::Time;
-use ringwire::hub::home::{ChannelRef, Home, Interest};
+use ringwire::hub::home::{ChannelRef, Home, Interest, Listener};
 use ringwire::hub::local::Local;
 use ringwire::hub::rules::ChannelRules;
 use ringwire::hub::subscribers::Subscribers;
@@ -206,7 +206,9 @@ impl Room {
         let channel = self.home.resolve(&ChannelRef::Number(self.number));
         self.home
             .publish(channel, publication, NOW, |to, delivery| {
-                sent = Some((to.interest(), delivery));
+                if let Listener::Channel(interest) = to {
+                    sent = Some((interest, delivery));
+                }
             });
         sent.expect("this shard is interested")
     }

@@ -9,6 +9,7 @@ use super::{Delivery, Names, Position, Publication};
 use crate::config::limits::HISTORY_PAGE_MESSAGES;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// A channel without subscribers keeps its position this long after the last use, so that a
 /// publisher and a returning subscriber see one epoch. Milliseconds.
@@ -29,20 +30,21 @@ pub struct Interest {
 }
 
 /// Who hears a channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Listener<'a> {
     /// A shard with subscribers to the channel itself.
     Channel(Interest),
-    /// A shard with subscribers to a wildcard that matches the channel's name.
-    Wildcard(Interest, &'a str),
+    /// A shard with subscribers to wildcards that match the channel's name, which follows.
+    Wildcards(u16, &'a Arc<[Interest]>, &'a str),
 }
 
 impl Listener<'_> {
-    /// Which interest of which shard it is.
+    /// Which shard it is.
     #[must_use]
-    pub fn interest(self) -> Interest {
+    pub fn shard(self) -> u16 {
         match self {
-            Self::Channel(interest) | Self::Wildcard(interest, _) => interest,
+            Self::Channel(interest) => interest.shard,
+            Self::Wildcards(shard, ..) => shard,
         }
     }
 }
@@ -70,8 +72,12 @@ const _: () = assert!(size_of::<Channel>() <= 80, "there may be a million");
 /// What a channel's name matches, as long as the wildcards are the same.
 struct Matched {
     version: u64,
-    interested: SmallVec<[Interest; 2]>,
+    shards: SmallVec<[(u16, Arc<[Interest]>); 2]>,
 }
+
+/// Wildcards of a channel beyond which they are looked up for every message: what a channel keeps of them
+/// stays small.
+const MAX_KEPT_MATCHES: usize = 16;
 
 impl Channel {
     fn is_idle(&self) -> bool {
@@ -114,6 +120,8 @@ pub struct Home {
     histories: Histories,
     /// Of subscribers of all shards.
     wildcards: Wildcards<Interest>,
+    /// What the name of the channel of this number matched, where it is too much to be kept.
+    many_matched: Option<(u32, Matched)>,
     /// Channels with new counts of members that their subscribers will be told.
     recounted: Vec<u32>,
     seed: u64,
@@ -131,6 +139,7 @@ impl Home {
             histories: Histories::new(rules.len(), history_bytes),
             rules,
             wildcards: Wildcards::new(seed),
+            many_matched: None,
             recounted: Vec::new(),
             seed,
         }
@@ -200,21 +209,41 @@ impl Home {
         };
         if self.wildcards.is_empty() {
             channel.matched = None;
+            self.many_matched = None;
             return;
         }
         let version = self.wildcards.version();
-        if let Some(matched) = &channel.matched
-            && matched.version == version
-        {
+        let many = self.many_matched.as_ref().filter(|(of, _)| *of == key);
+        let known = channel.matched.as_deref().or(many.map(|(_, many)| many));
+        if known.is_some_and(|known| known.version == version) {
             return;
         }
-        let mut interested = SmallVec::new();
+        let mut interested: Vec<Interest> = Vec::new();
         self.wildcards
             .for_each_match(name, |_, interest| interested.push(*interest));
-        channel.matched = Some(Box::new(Matched {
+        interested.sort_unstable_by_key(|interest| interest.shard);
+        let shards = interested.chunk_by(|one, other| one.shard == other.shard);
+        let matched = Matched {
             version,
-            interested,
-        }));
+            shards: shards.map(|own| (own[0].shard, own.into())).collect(),
+        };
+        channel.matched = None;
+        if interested.len() <= MAX_KEPT_MATCHES {
+            channel.matched = Some(Box::new(matched));
+        } else {
+            self.many_matched = Some((key, matched));
+        }
+    }
+
+    /// What [`Self::match_wildcards`] has found.
+    fn matched(&self, key: u32) -> &[(u16, Arc<[Interest]>)] {
+        let own = self
+            .channels
+            .get(key)
+            .and_then(|channel| channel.matched.as_deref());
+        let many = self.many_matched.as_ref().filter(|(of, _)| *of == key);
+        own.or(many.map(|(_, many)| many))
+            .map_or(&[], |matched| &matched.shards)
     }
 
     /// Lets one more connection subscribe, where the channel's rule limits their number; whether it does.
@@ -367,11 +396,8 @@ impl Home {
     /// The shards that a message of a channel goes to, some of them possibly more than once.
     pub fn listening(&mut self, key: u32) -> impl Iterator<Item = u16> {
         self.match_wildcards(key);
-        let channel = self.channels.get(key);
-        let matched = channel.and_then(|channel| channel.matched.as_deref());
-        let own = channel.map_or(&[][..], |channel| &channel.interested);
-        let others = matched.map_or(&[][..], |matched| &matched.interested);
-        own.iter().chain(others).map(|interest| interest.shard)
+        let own = self.interested(key).iter().map(|interest| interest.shard);
+        own.chain(self.matched(key).iter().map(|(shard, _)| *shard))
     }
 
     /// The shards that have subscribers to a channel itself.
@@ -408,9 +434,11 @@ impl Home {
             timestamp_ms: now.unix_ms,
             publication,
         };
-        let matched = channel.matched.iter().flat_map(|one| &one.interested);
-        for interest in matched {
-            to(Listener::Wildcard(*interest, name), delivery.clone());
+        let many = self.many_matched.as_ref().filter(|(of, _)| *of == key);
+        let matched = channel.matched.as_deref().or(many.map(|(_, many)| many));
+        for (shard, interested) in matched.into_iter().flat_map(|matched| &matched.shards) {
+            let listener = Listener::Wildcards(*shard, interested, name);
+            to(listener, delivery.clone());
         }
         if let Some((last, others)) = channel.interested.split_last() {
             for interest in others {

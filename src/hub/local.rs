@@ -129,6 +129,7 @@ pub struct Local {
     rules: ChannelRules,
     /// Of those of the rules that gather at all.
     shortest_batch_ms: u32,
+    gathers: bool,
     channels: Names<Channel>,
     wildcards: usize,
     next_serial: u32,
@@ -153,6 +154,7 @@ impl Local {
                 .filter(|batch_ms| *batch_ms > 0)
                 .min()
                 .unwrap_or(u32::MAX),
+            gathers: true,
             rules,
             channels: Names::new(seed),
             wildcards: 0,
@@ -585,7 +587,8 @@ impl Local {
         }
         if channel.turn.is_none() {
             let mut turn = self.spare.pop().unwrap_or_default();
-            let batch_ms = self.rules.get(channel.rule).delivery.batch_ms;
+            let delivery = self.rules.get(channel.rule).delivery;
+            let batch_ms = if self.gathers { delivery.batch_ms } else { 0 };
             turn.due_ms = now_ms + u64::from(batch_ms);
             turn.offset = channel.position.offset;
             match batch_ms {
@@ -644,8 +647,9 @@ impl Local {
         Some(in_ms.min(self.shortest_batch_ms.into()) as u32)
     }
 
-    /// Ends all gathering: what has gathered is delivered with this turn.
+    /// Ends all gathering: what has gathered is delivered with this turn, and what comes at once.
     pub fn stop_gathering(&mut self) {
+        self.gathers = false;
         for Reverse((_, number, _)) in self.windows.drain() {
             self.touched.push(number);
         }

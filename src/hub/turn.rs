@@ -85,8 +85,13 @@ impl Turn {
     /// Empties it, for the next turn.
     pub fn clear(&mut self) {
         for part in &mut self.parts {
-            part.frames.clear();
-            part.entries.clear();
+            // What was much once is not kept for ever.
+            for bytes in [&mut part.frames, &mut part.entries] {
+                match bytes.capacity() {
+                    0..=4096 => bytes.clear(),
+                    _ => *bytes = Vec::new(),
+                }
+            }
             part.count = 0;
             part.excluded.clear();
             part.marks.clear();

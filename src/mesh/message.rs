@@ -7,6 +7,7 @@ use crate::hub::presence::{Member, MembersPage, PresenceEvent};
 use crate::hub::{Delivery, Position, Publication};
 use bytes::Bytes;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// The shard that broadcasts pass through, so that everybody gets them in one order.
 pub const BROADCASTING_SHARD: u16 = 0;
@@ -66,10 +67,10 @@ pub enum Message {
         /// The interest it answers.
         interest: Interest,
     },
-    /// From a home: a message of a channel that a wildcard matches.
-    DeliverWildcard {
-        /// The interest of the receiving shard.
-        interest: Interest,
+    /// From a home: a message of a channel that wildcards match.
+    DeliverWildcards {
+        /// The interests of the receiving shard.
+        interests: Arc<[Interest]>,
         /// The channel's name.
         name: Box<str>,
         /// The message.
@@ -304,9 +305,12 @@ impl Message {
                 },
                 Self::WildcardInterest { wildcard, .. }
                 | Self::WildcardDisinterest { wildcard, .. } => wildcard.len(),
-                Self::DeliverWildcard { name, delivery, .. } => {
-                    name.len() + publication(&delivery.publication)
-                }
+                Self::DeliverWildcards {
+                    interests,
+                    name,
+                    delivery,
+                    ..
+                } => size_of_val(&**interests) + name.len() + publication(&delivery.publication),
                 Self::Read {
                     channel, receipt, ..
                 }

@@ -382,7 +382,7 @@ impl Core {
 
     /// Ends a subscription, in force or not.
     pub(super) fn end_subscription(&mut self, channel: u32, key: u32) {
-        self.forget_waiting(channel, key);
+        self.forget_waiting(Some(channel), key);
         if self.local.is_subscriber(channel, key) {
             self.member(channel, key, false);
             if let Some((home, channel)) = self.local.admission(channel) {

@@ -115,7 +115,7 @@ pub(super) enum Event {
         connections: u64,
         tag: Bytes,
     },
-    /// A publish was refused on its way.
+    /// A publish or a subscription was refused on its way.
     Refused {
         connection: ConnectionId,
         refusal: Refusal,
@@ -339,6 +339,12 @@ impl Core {
             key,
             generation: connection.generation,
         };
+        if by != CloseBy::Lost {
+            self.forget_waiting(None, key);
+        } else if let Some(connection) = self.connections.get_mut(key as usize) {
+            // Nothing of it will be sent.
+            connection.drop_output(&mut self.pool);
+        }
         for channel in channels {
             self.end_subscription(channel, key);
         }

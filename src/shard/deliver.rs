@@ -7,7 +7,7 @@ use super::connection::{Connection, Flags};
 use super::core::{CloseBy, Codec, Core};
 use super::handler::{Batch, Dropped};
 use super::outbox::{mark_dirty, push_payload};
-use super::queue::{Gap, LeftOut, Messages};
+use super::queue::{GAP_BYTES, Gap, LeftOut, Messages};
 use crate::config::SlowConsumer;
 use crate::hub::Shape;
 use crate::hub::local::Local;
@@ -134,7 +134,9 @@ fn cut(bytes: &[u8], parts: &[Excluded], into: &mut Vec<u8>) {
 
 /// Counts what was left out for a slow consumer.
 fn count_left_out(counters: &Counters, left_out: LeftOut) {
-    let LeftOut { rule, count, bytes } = left_out;
+    let LeftOut {
+        rule, count, bytes, ..
+    } = left_out;
     counters.rules[usize::from(rule)]
         .dropped
         .add(u64::from(count));
@@ -151,9 +153,8 @@ fn make_room(connection: &mut Connection, bound: usize, counters: &Counters) -> 
         let Some(left_out) = rare.queue.drop_oldest() else {
             return false;
         };
-        connection.outbox_bytes = connection
-            .outbox_bytes
-            .saturating_sub(left_out.bytes as u32);
+        let gap_bytes = if left_out.made_gap { GAP_BYTES } else { 0 };
+        connection.waits_more(gap_bytes as isize - left_out.bytes as isize);
         count_left_out(counters, left_out);
     }
     true
@@ -242,7 +243,9 @@ impl Core {
                         push_latest(connection, payload.clone(), message, mark.key, counters);
                     }
                 }
-                make_room(connection, bound, counters);
+                if !make_room(connection, bound, counters) {
+                    slow.push(key);
+                }
                 return mark_dirty(connection, key, dirty);
             }
             let payload = match own {
@@ -263,7 +266,9 @@ impl Core {
                 connection.outbox_bytes =
                     connection.outbox_bytes.saturating_add(payload.len() as u32);
                 connection.queue().push_droppable(payload, messages);
-                make_room(connection, bound, counters);
+                if !make_room(connection, bound, counters) {
+                    slow.push(key);
+                }
                 mark_dirty(connection, key, dirty);
             } else {
                 let room = bound.checked_sub(payload.len());
@@ -312,8 +317,8 @@ impl Core {
         delivered
     }
 
-    /// A subscription ends: its channel's number may be another's soon.
-    pub(super) fn forget_waiting(&mut self, channel: u32, key: u32) {
+    /// A subscription ends (`None`: all of them): its channel's number may be another's soon.
+    pub(super) fn forget_waiting(&mut self, channel: Option<u32>, key: u32) {
         let form = self.form(key);
         let Self {
             local,
@@ -329,7 +334,7 @@ impl Core {
         };
         let write = |gap: &Gap| write_gap(local, codec, form, gap);
         let bytes = rare.queue.forget(channel, write);
-        connection.outbox_bytes = connection.outbox_bytes.saturating_add(bytes as u32);
+        connection.waits_more(bytes);
     }
 
     /// A subscriber that does not keep up: what waits for it is dropped, and it is told so.
@@ -372,8 +377,11 @@ fn push_latest(
     );
     connection.outbox_bytes = connection.outbox_bytes.saturating_add(payload.len() as u32);
     let replaced = connection.queue().push_latest(payload, message, key);
-    if let Some(LeftOut { rule, count, bytes }) = replaced {
-        connection.outbox_bytes = connection.outbox_bytes.saturating_sub(bytes as u32);
+    if let Some(LeftOut {
+        rule, count, bytes, ..
+    }) = replaced
+    {
+        connection.waits_more(-(bytes as isize));
         counters.rules[usize::from(rule)]
             .conflated
             .add(u64::from(count));

@@ -17,6 +17,7 @@ use crate::mesh::{Batch, Mesh, Message, Receipt};
 use crate::ring::Ring;
 use crate::wire::frame;
 use std::hash::BuildHasher;
+use std::sync::Arc;
 
 /// Rounds of messages to itself that one turn takes at most; what is left waits for the next turn.
 /// A publish needs three: to the home, to the subscribers, acknowledgement.
@@ -55,16 +56,18 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                     delivery,
                     exclude,
                 } => self.deliver(channel, serial, None, &delivery, exclude),
-                Message::DeliverWildcard {
-                    interest,
+                Message::DeliverWildcards {
+                    interests,
                     name,
                     delivery,
                     exclude,
                 } => {
-                    let Interest {
+                    for &Interest {
                         channel, serial, ..
-                    } = interest;
-                    self.deliver(channel, serial, Some(&name), &delivery, exclude);
+                    } in &*interests
+                    {
+                        self.deliver(channel, serial, Some(&name), &delivery, exclude);
+                    }
                 }
                 Message::HandOver {
                     from,
@@ -477,28 +480,22 @@ impl Core {
                     unix_ms: clock.unix_ms,
                 };
                 let position = home.publish(channel, publication, now, |to, delivery| {
-                    let exclude =
-                        |to: Interest| (!echo && to.shard == shard).then_some((key, generation));
-                    match to {
-                        Listener::Channel(to) => {
-                            let message = Message::Deliver {
-                                channel: to.channel,
-                                serial: to.serial,
-                                delivery,
-                                exclude: exclude(to),
-                            };
-                            mesh.post(to.shard, message);
-                        }
-                        Listener::Wildcard(to, name) => {
-                            let message = Message::DeliverWildcard {
-                                interest: to,
-                                name: name.into(),
-                                delivery,
-                                exclude: exclude(to),
-                            };
-                            mesh.post(to.shard, message);
-                        }
-                    }
+                    let exclude = (!echo && to.shard() == shard).then_some((key, generation));
+                    let message = match to {
+                        Listener::Channel(to) => Message::Deliver {
+                            channel: to.channel,
+                            serial: to.serial,
+                            delivery,
+                            exclude,
+                        },
+                        Listener::Wildcards(_, interests, name) => Message::DeliverWildcards {
+                            interests: Arc::clone(interests),
+                            name: name.into(),
+                            delivery,
+                            exclude,
+                        },
+                    };
+                    mesh.post(to.shard(), message);
                 });
                 if receipt.tag.is_some()
                     && let Some(position) = position

@@ -366,9 +366,9 @@ pub struct Dropped<'a> {
     pub form: u8,
     /// The channel's name, or the wildcard that it is subscribed to.
     pub channel: &'a str,
-    /// How many messages, one after the other.
+    /// How many messages and events about members.
     pub count: u64,
-    /// The number of the last of them in the channel; `None` for a wildcard: they are of several channels.
+    /// The number of the channel's last message before this, come or lost; `None` for a wildcard: they are of several channels.
     pub offset: Option<u64>,
 }
 
@@ -480,13 +480,17 @@ impl Context<'_> {
         self.core.user(connection)
     }
 
-    /// Whether a connection of this shard is subscribed to a channel, or about to be.
+    /// Whether a connection of this shard is subscribed to a channel, or about to be: then nothing but the
+    /// connection itself can keep it from being. Where the channel's rule limits the number of subscribers,
+    /// only those count whom it has admitted.
     #[must_use]
     pub fn is_subscribed(&mut self, connection: ConnectionId, channel: &str) -> bool {
-        match self.core.local.find(channel) {
-            Some(channel) => self.core.has_channel(connection, channel),
-            None => false,
-        }
+        let Some(number) = self.core.local.find(channel) else {
+            return false;
+        };
+        let limited = self.core.rules.of(channel).subscribers.is_some();
+        self.core.has_channel(connection, number)
+            && (!limited || self.core.local.is_subscriber(number, connection.key))
     }
 
     /// Subscribes a connection of this shard to a channel. [`Handler::subscribed`] confirms it, with

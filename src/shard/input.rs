@@ -17,8 +17,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 /// size: below it one more small receive is enough.
 const LARGE_FROM_BYTES: usize = 2048;
 
-/// Connections that hung up of which one turn takes care: what ends with one, subscriptions above all, takes
-/// some ten microseconds, and a turn that takes longer than a millisecond can be noticed.
+/// Connections that hung up of which one turn takes care: what ends with one that has a few subscriptions
+/// takes some ten microseconds, and a turn that takes longer than a millisecond can be noticed.
 const HUNG_UP_PER_TURN: usize = 128;
 
 /// The address of a peer on a network whose address the kernel did not say.

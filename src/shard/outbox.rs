@@ -198,6 +198,11 @@ impl Connection {
                 .is_some_and(|rare| !rare.queue.is_empty())
     }
 
+    /// So many bytes more wait, or less.
+    pub(super) fn waits_more(&mut self, bytes: isize) {
+        self.outbox_bytes = self.outbox_bytes.saturating_add_signed(bytes as i32);
+    }
+
     /// What waits, with everything so far in it: for those that lag.
     pub(super) fn queue(&mut self) -> &mut Queue {
         let out = self.out.take();
@@ -269,7 +274,7 @@ impl Connection {
                 end,
             }
         };
-        self.outbox_bytes = self.outbox_bytes.saturating_add(gaps_bytes as u32);
+        self.waits_more(gaps_bytes);
         Some(piece)
     }
 

@@ -6,6 +6,7 @@
 
 use crate::hub::rules::RuleNumber;
 use crate::ring::Payload;
+use foldhash::fast::RandomState;
 use std::collections::{HashMap, VecDeque};
 
 /// What may be left out: some messages of a channel.
@@ -35,8 +36,15 @@ pub(super) struct Gap {
 pub(super) struct LeftOut {
     pub rule: RuleNumber,
     pub count: u32,
+    /// Bytes of its frames.
     pub bytes: usize,
+    /// Whether a gap was made for it, which weighs [`GAP_BYTES`] in turn.
+    pub made_gap: bool,
 }
+
+/// What a gap weighs among the bytes that wait: about the frame that it becomes. So gaps are as bounded as
+/// everything else that waits.
+pub(super) const GAP_BYTES: usize = 100;
 
 enum Entry {
     /// It has to be sent.
@@ -57,10 +65,12 @@ pub(super) struct Queue {
     /// The number of the first entry; those of the others follow.
     first: u64,
     holes: usize,
+    /// Entries that may be left out, and gaps.
+    loose: usize,
     /// No entry with a smaller number may be left out.
     droppable_from: u64,
     /// By channel and key: the number of the newest message that waits.
-    latest: HashMap<(u32, u64), u64>,
+    latest: HashMap<(u32, u64), u64, RandomState>,
     /// By channel: the number of its gap, if nothing that has to be sent follows before `droppable_from`.
     gaps: HashMap<u32, u64>,
 }
@@ -78,6 +88,7 @@ impl Queue {
 
     /// Adds messages that may be left out.
     pub(super) fn push_droppable(&mut self, payload: Payload, messages: Messages) {
+        self.loose += 1;
         self.entries.push_back(Entry::Droppable(payload, messages));
     }
 
@@ -90,15 +101,18 @@ impl Queue {
         key: u64,
     ) -> Option<LeftOut> {
         let number = self.end();
+        self.loose += 1;
         self.entries.push_back(Entry::Latest(payload, message, key));
         let old = self.latest.insert((message.channel, key), number)?;
         let replaced = self.take(old);
+        self.loose -= 1;
         self.compact();
         match replaced {
             Entry::Latest(payload, messages, _) => Some(LeftOut {
                 rule: messages.rule,
                 count: messages.count,
                 bytes: payload.len(),
+                made_gap: false,
             }),
             _ => {
                 debug_assert!(false, "only the newest of a key is listed");
@@ -135,17 +149,21 @@ impl Queue {
             number += 1;
         };
         self.droppable_from = number + 1;
-        if !self.widen_gap(&messages) {
+        let made_gap = !self.widen_gap(&messages);
+        if made_gap {
             let index = (number - self.first) as usize;
             self.entries[index] = Entry::Gap(new_gap(&messages));
             self.holes -= 1;
             self.gaps.insert(messages.channel, number);
+        } else {
+            self.loose -= 1;
         }
         self.compact();
         Some(LeftOut {
             rule: messages.rule,
             count: messages.count,
             bytes: payload.len(),
+            made_gap,
         })
     }
 
@@ -164,8 +182,8 @@ impl Queue {
     }
 
     /// Brings something that can be sent to the front: a gap there becomes the frame that `write` makes of
-    /// it, if any. Returns by how many bytes more waits now.
-    pub(super) fn settle(&mut self, mut write: impl FnMut(&Gap) -> Option<Payload>) -> usize {
+    /// it, if any. Returns by how much more waits now.
+    pub(super) fn settle(&mut self, mut write: impl FnMut(&Gap) -> Option<Payload>) -> isize {
         let mut bytes = 0;
         while let Some(front) = self.entries.front_mut() {
             match front {
@@ -174,8 +192,10 @@ impl Queue {
                     if self.gaps.get(&gap.channel) == Some(&self.first) {
                         self.gaps.remove(&gap.channel);
                     }
+                    self.loose -= 1;
+                    bytes -= GAP_BYTES as isize;
                     if let Some(payload) = write(&gap) {
-                        bytes += payload.len();
+                        bytes += payload.len() as isize;
                         *front = Entry::Plain(payload);
                         break;
                     }
@@ -220,8 +240,12 @@ impl Queue {
     pub(super) fn pin_front(&mut self) {
         if let Some(front) = self.entries.front_mut() {
             match std::mem::replace(front, Entry::Hole) {
-                Entry::Droppable(payload, _) => *front = Entry::Plain(payload),
+                Entry::Droppable(payload, _) => {
+                    self.loose -= 1;
+                    *front = Entry::Plain(payload);
+                }
                 Entry::Latest(payload, messages, key) => {
+                    self.loose -= 1;
                     self.latest.remove(&(messages.channel, key));
                     *front = Entry::Plain(payload);
                 }
@@ -230,30 +254,39 @@ impl Queue {
         }
     }
 
-    /// Nothing of a channel is left out any more: its number may be another's soon. What is lost already
-    /// becomes the frame that `write` makes of it. Returns by how many bytes more waits now.
+    /// Nothing of a channel (`None`: of any) is left out any more: its number may be another's soon. What is
+    /// lost already becomes the frame that `write` makes of it. Returns by how much more waits now.
     pub(super) fn forget(
         &mut self,
-        channel: u32,
+        channel: Option<u32>,
         mut write: impl FnMut(&Gap) -> Option<Payload>,
-    ) -> usize {
+    ) -> isize {
         let mut bytes = 0;
+        // Whoever leaves many channels asks for each.
+        if self.loose == 0 {
+            return bytes;
+        }
+        let ends = |one: u32| channel.is_none_or(|channel| channel == one);
         for entry in &mut self.entries {
             match std::mem::replace(entry, Entry::Hole) {
-                Entry::Droppable(payload, messages) if messages.channel == channel => {
+                Entry::Droppable(payload, messages) if ends(messages.channel) => {
+                    self.loose -= 1;
                     *entry = Entry::Plain(payload);
                 }
-                Entry::Latest(payload, messages, key) if messages.channel == channel => {
-                    self.latest.remove(&(channel, key));
+                Entry::Latest(payload, messages, key) if ends(messages.channel) => {
+                    self.loose -= 1;
+                    self.latest.remove(&(messages.channel, key));
                     *entry = Entry::Plain(payload);
                 }
-                Entry::Gap(gap) if gap.channel == channel => {
+                Entry::Gap(gap) if ends(gap.channel) => {
+                    self.loose -= 1;
+                    bytes -= GAP_BYTES as isize;
                     // What is lost from now on is said after this: the others are found again on the way.
                     self.gaps.clear();
                     self.droppable_from = self.first;
                     match write(&gap) {
                         Some(payload) => {
-                            bytes += payload.len();
+                            bytes += payload.len() as isize;
                             *entry = Entry::Plain(payload);
                         }
                         None => self.holes += 1,
@@ -269,11 +302,14 @@ impl Queue {
     pub(super) fn truncate(&mut self, kept: usize) -> usize {
         let dropped = self.entries.drain(kept..);
         let bytes = dropped
-            .filter_map(|entry| entry.payload().map(Payload::len))
+            .map(|entry| match &entry {
+                Entry::Gap(_) => GAP_BYTES,
+                entry => entry.payload().map_or(0, Payload::len),
+            })
             .sum();
         self.latest.clear();
         self.gaps.clear();
-        self.holes = 0;
+        (self.holes, self.loose) = (0, 0);
         for entry in &mut self.entries {
             if let Entry::Droppable(payload, _) | Entry::Latest(payload, ..) = entry {
                 *entry = Entry::Plain(payload.clone());
@@ -465,12 +501,18 @@ mod tests {
                         }
                     }
                     _ => {
+                        let channel = (key > 0).then_some(channel);
                         queue.forget(channel, written);
-                        let of_it = |one: &&mut Model| one.channel() == Some(channel);
+                        let of_it = |one: &&mut Model| match channel {
+                            None => true,
+                            channel => one.channel() == channel,
+                        };
                         model.iter_mut().filter(of_it).for_each(Model::pin);
                     }
                 }
                 prop_assert_eq!(queue.is_empty(), model.is_empty());
+                let loose = model.iter().filter(|one| one.channel().is_some()).count();
+                prop_assert_eq!(queue.loose, loose);
                 prop_assert!(queue.entries.len() <= 2 * model.len() + 34, "holes are closed");
             }
             for one in &model {

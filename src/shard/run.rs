@@ -113,6 +113,7 @@ pub async fn run<H: Handler>(mut shard: Shard<Uring, H>, waiting: Waiting) -> io
         },
     };
     let (may_wait, alarm) = (wait_us > 0, Duration::from_micros(wait_us.into()));
+    let until = |in_ms: u32| Duration::from_millis(in_ms.max(1).into());
     let mut last = Turn {
         worked: true,
         more: true,
@@ -133,11 +134,14 @@ pub async fn run<H: Handler>(mut shard: Shard<Uring, H>, waiting: Waiting) -> io
             if ring.arm_alarm(Alarm::Wait, alarm) {
                 worked_since_alarm = false;
             }
+            if let Some(due) = last.due_in_ms.map(until).filter(|due| *due < alarm) {
+                ring.arm_alarm(Alarm::Due, due);
+            }
             ring.sleep(wait, || !core.mesh.is_idle(), completions)?;
         } else {
             // Goes off while the shard is parked, and wakes it.
             if let Some(in_ms) = last.due_in_ms {
-                ring.arm_alarm(Alarm::Due, Duration::from_millis(in_ms.max(1).into()));
+                ring.arm_alarm(Alarm::Due, until(in_ms));
             }
             parker
                 .park(ring, || !core.mesh.is_idle(), completions)

@@ -40,7 +40,7 @@ fn publish(home: &mut Home, name: &str, now_ms: u64) -> (Position, Vec<(u16, u64
     let channel = home.resolve(&ChannelRef::Name(name.into()));
     let position = home
         .publish(channel, publication("1"), at(now_ms), |to, delivery| {
-            sent.push((to.interest().shard, delivery.offset));
+            sent.push((to.shard(), delivery.offset));
         })
         .unwrap();
     (position, sent)
@@ -59,7 +59,7 @@ fn offsets_have_no_gaps_and_reach_interested_shards() {
     let mut sent = Vec::new();
     let second = home
         .publish(key, publication("2"), at(7), |to, delivery| {
-            sent.push((to.interest().shard, delivery.offset, delivery.timestamp_ms));
+            sent.push((to.shard(), delivery.offset, delivery.timestamp_ms));
         })
         .unwrap();
     assert_eq!(second.offset, 2);
@@ -278,8 +278,21 @@ fn wildcards_hear_the_channels_that_they_match() {
         (home.wildcards(), heard(&mut home, "prices.eur")),
         (0, vec![6])
     );
+    // Where many match, a shard is told once, and what matched is not kept with the channel.
+    for number in 0..40 {
+        home.wildcard_interest(&format!("prices.*.{number}"), interest(4, 3));
+        home.wildcard_interest("prices.eur.>", interest(number, 3));
+    }
+    assert_eq!(heard(&mut home, "prices.eur.7").len(), 40);
+    assert!(home.many_matched.is_some());
+    for number in 0..40 {
+        home.wildcard_disinterest(&format!("prices.*.{number}"), 4, 3);
+        home.wildcard_disinterest("prices.eur.>", number, 3);
+    }
+    assert_eq!(heard(&mut home, "prices.eur"), [6]);
+    assert!(home.many_matched.is_none());
     // A wildcard does not keep a channel alive.
-    assert_eq!(home.expire(2 * IDLE_CHANNEL_MS), 2);
+    assert_eq!(home.expire(2 * IDLE_CHANNEL_MS), 3);
 }
 
 #[test]
