@@ -24,12 +24,13 @@ pub mod wire;
 /// it to [`Builder::handler`]. `examples/lobby` is one.
 pub mod app {
     pub use crate::hub::{Delivery, Position, Publication};
+    pub use crate::server::{PublishError, Publisher};
     pub use crate::shard::connection::ConnectionId;
     pub use crate::shard::core::CloseBy;
     pub use crate::shard::handler::{
-        Accept, Audience, Closed, Context, Counts, Endpoint, Handler, HistoryOptions, Kind,
-        MembersOptions, MembersPage, Message, Page, PresenceEvent, PublishOptions, Published,
-        Refusal, Since, SubscribeOptions, Subscribed,
+        Accept, Audience, Batch, Closed, Context, Counts, Dropped, Endpoint, Handler,
+        HistoryOptions, Kind, MAX_FORMS, MembersOptions, MembersPage, Message, Page, PresenceEvent,
+        PublishOptions, Published, Refusal, Since, SubscribeOptions, Subscribed,
     };
     pub use crate::wire::close::CloseCode;
     pub use crate::wire::upgrade::{Rejection, Request, write_response};

@@ -21,6 +21,8 @@ mod history;
 mod lagging;
 #[path = "integration/messages.rs"]
 mod messages;
+#[path = "integration/outside.rs"]
+mod outside;
 #[path = "integration/places.rs"]
 mod places;
 #[path = "integration/presence.rs"]

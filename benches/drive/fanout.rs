@@ -10,7 +10,7 @@ use crate::server::Launch;
 /// Length of the published string, in bytes.
 const SIZE_BYTES: usize = 128;
 /// A delivery may cost this much of what the bare loop needs.
-const RATIO_AT_MOST: f64 = 1.25;
+const RATIO_AT_MOST: f64 = 1.1;
 /// Publishes that are together on the way, and how much that speeds deliveries up at least.
 const TOGETHER: u32 = 16;
 const SPEED_UP_AT_LEAST: f64 = 5.0;

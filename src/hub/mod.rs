@@ -25,6 +25,7 @@ pub mod wildcards;
 use bytes::Bytes;
 
 pub use names::Names;
+pub(crate) use names::home_of;
 
 /// A place in a channel's stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

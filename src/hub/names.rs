@@ -130,7 +130,7 @@ impl<T> Names<T> {
 
 /// Which of `shards` is home to a channel. All shards of a process use the same `seed`.
 #[must_use]
-pub(super) fn home_of(name: &str, seed: u64, shards: usize) -> usize {
+pub(crate) fn home_of(name: &str, seed: u64, shards: usize) -> usize {
     let hash = FixedState::with_seed(seed ^ 0x686f_6d65).hash_one(name);
     ((u128::from(hash) * shards as u128) >> 64) as usize
 }

@@ -27,6 +27,22 @@ pub struct Receipt {
     pub echo: bool,
 }
 
+impl Receipt {
+    /// Of what nobody is to be told about, and of which nobody is excluded.
+    pub(crate) fn of_nobody(shard: u16) -> Self {
+        Self {
+            shard,
+            key: NOBODY,
+            generation: 0,
+            tag: None,
+            echo: true,
+        }
+    }
+}
+
+/// The key of no connection.
+const NOBODY: u32 = u32::MAX;
+
 /// One thing that a shard tells another.
 #[derive(Debug)]
 pub enum Message {

@@ -116,6 +116,27 @@ impl Links {
         self.senders[to].send(batch).map_err(|_| ShardGone)
     }
 
+    /// Puts a message into an inbox, from a thread that is no shard. Takes no lock and never waits.
+    pub(crate) fn offer(&self, to: usize, message: Message, limit_bytes: usize) -> Offered {
+        let batch = Batch::from(message);
+        let bytes = batch.bytes;
+        let full = || Offered::Full {
+            pending_bytes: self.inbox_bytes(to),
+        };
+        if !self.announce(to, bytes, limit_bytes.max(1)) {
+            return full();
+        }
+        let sent = self.senders[to].try_send(batch);
+        if sent.is_err() {
+            self.settle(to, bytes);
+        }
+        match sent {
+            Ok(()) => Offered::Taken,
+            Err(TrySendError::Full(_)) => full(),
+            Err(TrySendError::Disconnected(_)) => Offered::Gone,
+        }
+    }
+
     /// Counts bytes before they are put into an inbox, so that the receiver never takes out more than
     /// was counted. False, and nothing counted, when `limit_bytes` wait already: senders that look at
     /// the same moment cannot make it more than twice as many.
@@ -206,6 +227,20 @@ impl Links {
         let share = total.div_ceil(shards);
         (own > share + share / 32 && fewest + 1 < own).then_some(least)
     }
+}
+
+/// What became of a message from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Offered {
+    /// It is in the inbox.
+    Taken,
+    /// So much is there already.
+    Full {
+        /// What waits.
+        pending_bytes: usize,
+    },
+    /// The shard's thread has ended.
+    Gone,
 }
 
 /// A shard's thread has ended.

@@ -12,6 +12,7 @@
 //! ```
 
 mod limits;
+mod publisher;
 mod running;
 mod signals;
 
@@ -22,6 +23,7 @@ use crate::shard::handler::Handler;
 use crate::topology::{self, ListenError, Listener, NofileLimit, Plan, TopologyError};
 
 pub use limits::LimitError;
+pub use publisher::{PublishError, Publisher};
 pub use running::Running;
 
 /// Why a server could not start, or had to end.

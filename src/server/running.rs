@@ -1,7 +1,7 @@
 //! The shards' threads: started together, ended together.
 
 use super::limits::SmallPages;
-use super::{Server, StartError};
+use super::{Publisher, Server, StartError};
 use crate::config::Listen;
 use crate::hub::rules::ChannelRules;
 use crate::mesh::{Batch, Links, Mesh, Message};
@@ -55,6 +55,7 @@ pub struct Running {
     addresses: Vec<Listen>,
     counters: Vec<Arc<Counters>>,
     handle: DrainHandle,
+    publisher: Publisher,
     /// The end of each shard, as it comes.
     ended: Receiver<(usize, Result<(), String>)>,
     threads: Vec<std::thread::JoinHandle<()>>,
@@ -199,6 +200,12 @@ pub(super) fn start<H: Handler>(
     Ok(Running {
         addresses: sockets.addresses,
         counters,
+        publisher: Publisher {
+            links: Arc::clone(&links),
+            peers: Arc::clone(&peers),
+            seed,
+            limit_bytes: config.client.mesh_pending_bytes,
+        },
         handle: DrainHandle {
             links,
             peers,
@@ -316,6 +323,12 @@ impl Running {
     #[must_use]
     pub fn counters(&self) -> &[Arc<Counters>] {
         &self.counters
+    }
+
+    /// Publishes, from any thread.
+    #[must_use]
+    pub fn publisher(&self) -> Publisher {
+        self.publisher.clone()
     }
 
     /// Asks the server to end, from any thread.

@@ -16,6 +16,7 @@ mod msgpack;
 mod object;
 mod users;
 
+use crate::config::limits::{MAX_KEY_BYTES, MAX_USER_ID_BYTES};
 use crate::config::{Access, Config, TrustedPeer};
 use crate::hub::rules::ChannelRules;
 use crate::hub::{Position, Publication};
@@ -32,6 +33,40 @@ use form::Form;
 use frames::{Numbered, write_counts, write_position, write_response};
 use object::{write_entry, write_object};
 use std::net::SocketAddr;
+
+/// What a backend publishes: `data` is JSON text. `from` is the user whom subscribers are told that it is from,
+/// `key` as in the protocol.
+///
+/// # Errors
+/// Says what is wrong with which of them.
+pub fn publication(
+    data: &str,
+    from: Option<&str>,
+    key: Option<&str>,
+) -> Result<Publication, String> {
+    let one_of = |text: &str, most: usize| {
+        (1..=most).contains(&text.len()) && !text.chars().any(char::is_control)
+    };
+    if let Err(error) = serde_json::from_str::<&serde_json::value::RawValue>(data) {
+        return Err(format!("the data is no JSON: {error}"));
+    }
+    if from.is_some_and(|from| !one_of(from, MAX_USER_ID_BYTES)) {
+        return Err(format!(
+            "a user id has 1 to {MAX_USER_ID_BYTES} bytes and no control characters"
+        ));
+    }
+    if key.is_some_and(|key| !one_of(key, MAX_KEY_BYTES)) {
+        return Err(format!(
+            "a key has 1 to {MAX_KEY_BYTES} bytes and no control characters"
+        ));
+    }
+    let meta = meta::Meta {
+        form: Form::Json,
+        user: from,
+        key,
+    };
+    Ok(meta.publication(data.trim().as_bytes()))
+}
 
 /// Fragments of one message on `/echo`: conformance suites send 4 MiB in pieces of 64 bytes.
 const ECHO_FRAGMENTS: u32 = 1 << 18;

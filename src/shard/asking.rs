@@ -2,7 +2,7 @@
 //! users. All of it ends in a message to the shard that decides, or in an event for the handler.
 
 use super::connection::ConnectionId;
-use super::core::{Answer, Core, Event, MESSAGE_ENVELOPE_BYTES, NOBODY, Unanswered};
+use super::core::{Answer, Core, Event, MESSAGE_ENVELOPE_BYTES, Unanswered};
 use super::handler::{HistoryOptions, MembersOptions, PublishOptions, Refusal, SubscribeOptions};
 use crate::config::limits::{
     HISTORY_PAGE_MESSAGES, MAX_WILDCARDS_PER_SHARD, PRESENCE_PAGE_MEMBERS,
@@ -469,14 +469,7 @@ impl Core {
         channel: &str,
         publication: Publication,
     ) -> Result<(), Refusal> {
-        // Nobody is to be told of it, and nobody is excluded, so no connection is looked up.
-        let receipt = Receipt {
-            shard: self.shard,
-            key: NOBODY,
-            generation: 0,
-            tag: None,
-            echo: true,
-        };
+        let receipt = Receipt::of_nobody(self.shard);
         self.post_publication(channel, publication, receipt)
     }
 

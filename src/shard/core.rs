@@ -21,9 +21,6 @@ use slab::Slab;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-/// The key of no connection: whoever publishes on behalf of none.
-pub(super) const NOBODY: u32 = u32::MAX;
-
 /// What a message may cost in an answer besides its `data` and `meta`.
 pub(super) const MESSAGE_ENVELOPE_BYTES: usize = 256;
 

@@ -72,7 +72,7 @@ fn wrong_key(key: Item<'_>) -> Unfit {
     })
 }
 
-/// Appends the JSON form of a value that [`check`] has let pass; `null` of anything else.
+/// Appends the JSON form of a value that `check` has let pass; `null` of anything else.
 pub fn write_json(msgpack: &[u8], out: &mut Vec<u8>) {
     let begins = out.len();
     if write_value(&mut Reader::new(msgpack), out, MAX_DATA_NESTING).is_err() {
