@@ -407,11 +407,7 @@ impl Local {
         home_number: u32,
         position: Position,
     ) -> Vec<Waiting> {
-        let Some(channel) = self
-            .channels
-            .get_mut(number)
-            .filter(|channel| channel.serial == serial)
-        else {
+        let Some(channel) = self.of_interest(number, serial) else {
             return Vec::new();
         };
         channel.live = true;
@@ -432,11 +428,7 @@ impl Local {
     /// One shard's answer to an interest in a wildcard; as [`Self::live`] once all have answered.
     pub fn wildcard_live(&mut self, number: u32, serial: u32) -> Vec<Waiting> {
         let shards = self.shards as u32;
-        let Some(channel) = self
-            .channels
-            .get_mut(number)
-            .filter(|channel| channel.serial == serial)
-        else {
+        let Some(channel) = self.of_interest(number, serial) else {
             return Vec::new();
         };
         channel.home_number += 1;
@@ -466,11 +458,7 @@ impl Local {
     /// then what else it asked for meanwhile; it is a subscriber now, after everything that the channel has
     /// brought so far, which the caller has delivered. Empty when it gave up.
     pub fn answered(&mut self, number: u32, serial: u32, question: u32, key: u32) -> Vec<Waiting> {
-        let Some(channel) = self
-            .channels
-            .get_mut(number)
-            .filter(|channel| channel.serial == serial)
-        else {
+        let Some(channel) = self.of_interest(number, serial) else {
             return Vec::new();
         };
         let Some(pending) = &mut channel.pending else {
@@ -516,6 +504,12 @@ impl Local {
         let channel = self.at_home(number)?;
         let limit = self.rules.get(channel.rule).subscribers;
         limit.map(|_| (channel.home, channel.home_number))
+    }
+
+    /// The channel of an interest that has not ended.
+    fn of_interest(&mut self, number: u32, serial: u32) -> Option<&mut Channel> {
+        let channel = self.channels.get_mut(number)?;
+        (channel.serial == serial).then_some(channel)
     }
 
     /// A live channel that is no wildcard.

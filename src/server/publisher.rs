@@ -19,7 +19,7 @@ pub struct Publisher {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
     /// The channel's home shard has fallen behind.
-    #[error("{pending_bytes} bytes wait for a busy shard, the most allowed; try again later")]
+    #[error("a busy shard takes no more now, {pending_bytes} bytes wait for it; try again later")]
     Busy {
         /// What waits in its inbox.
         pending_bytes: usize,
@@ -31,8 +31,8 @@ pub enum PublishError {
 
 impl Publisher {
     /// Hands a publication to the channel's home shard, which gives it its place in the channel's order, behind
-    /// what was handed to it before. Takes no lock and never waits: where `client.mesh_pending_bytes` wait
-    /// for that shard already, it says so. Publications of one thread to one channel keep their order.
+    /// what was handed to it before. Takes no lock and never waits: where `client.mesh_pending_bytes`, or 1,024
+    /// publications, wait for that shard already, it says so. Publications of one thread to one channel keep their order.
     ///
     /// For ringwire's own protocol, [`crate::session::publication`] makes them.
     ///
