@@ -5,6 +5,7 @@ use super::connection::{Flags, Phase};
 use super::deliver::write_gap;
 use super::handler::Handler;
 use super::outbox::{PAUSE_BYTES, Piece};
+use super::queue::Gap;
 use crate::ring::{Completion, Op, Ring, Token, errno};
 use std::net::Shutdown;
 
@@ -60,8 +61,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Sends what waits for a connection, or takes the step that follows when all has left.
     fn flush_connection(&mut self, key: u32) {
         let core = &mut self.core;
-        let encoding = core.form(key);
-        let (local, codec) = (&core.local, &core.codec);
+        let (local, codec, endpoints) = (&core.local, &core.codec, &core.endpoints);
         let Some(connection) = core.connections.get_mut(key as usize) else {
             return;
         };
@@ -69,11 +69,13 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         if connection.phase == Phase::Dead || connection.flags.any(Flags::SENDING) {
             return;
         }
+        let endpoint = usize::from(connection.endpoint);
+        let write = |gap: &Gap| write_gap(local, codec, endpoints[endpoint].form, gap);
         if let Some(Piece {
             payload,
             start,
             end,
-        }) = connection.next_piece(&mut core.pool, |gap| write_gap(local, codec, encoding, gap))
+        }) = connection.next_piece(&mut core.pool, write)
         {
             connection.flags.set(Flags::SENDING);
             connection.sending_since = core.clock.now;
