@@ -80,6 +80,12 @@ struct Matched {
 const MAX_KEPT_MATCHES: usize = 16;
 
 impl Channel {
+    /// What its name matched when that was last looked at; `many` is what no channel keeps.
+    fn matched<'a>(&'a self, key: u32, many: Option<&'a (u32, Matched)>) -> Option<&'a Matched> {
+        let many = many.filter(|(of, _)| *of == key);
+        self.matched.as_deref().or(many.map(|(_, many)| many))
+    }
+
     fn is_idle(&self) -> bool {
         self.interested.is_empty() && self.history.is_none() && self.admitted == 0
     }
@@ -213,8 +219,7 @@ impl Home {
             return;
         }
         let version = self.wildcards.version();
-        let many = self.many_matched.as_ref().filter(|(of, _)| *of == key);
-        let known = channel.matched.as_deref().or(many.map(|(_, many)| many));
+        let known = channel.matched(key, self.many_matched.as_ref());
         if known.is_some_and(|known| known.version == version) {
             return;
         }
@@ -233,17 +238,6 @@ impl Home {
         } else {
             self.many_matched = Some((key, matched));
         }
-    }
-
-    /// What [`Self::match_wildcards`] has found.
-    fn matched(&self, key: u32) -> &[(u16, Arc<[Interest]>)] {
-        let own = self
-            .channels
-            .get(key)
-            .and_then(|channel| channel.matched.as_deref());
-        let many = self.many_matched.as_ref().filter(|(of, _)| *of == key);
-        own.or(many.map(|(_, many)| many))
-            .map_or(&[], |matched| &matched.shards)
     }
 
     /// Lets one more connection subscribe, where the channel's rule limits their number; whether it does.
@@ -396,8 +390,11 @@ impl Home {
     /// The shards that a message of a channel goes to, some of them possibly more than once.
     pub fn listening(&mut self, key: u32) -> impl Iterator<Item = u16> {
         self.match_wildcards(key);
+        let channel = self.channels.get(key);
+        let matched = channel.and_then(|one| one.matched(key, self.many_matched.as_ref()));
+        let others = matched.into_iter().flat_map(|matched| &matched.shards);
         let own = self.interested(key).iter().map(|interest| interest.shard);
-        own.chain(self.matched(key).iter().map(|(shard, _)| *shard))
+        own.chain(others.map(|(shard, _)| *shard))
     }
 
     /// The shards that have subscribers to a channel itself.
@@ -434,8 +431,7 @@ impl Home {
             timestamp_ms: now.unix_ms,
             publication,
         };
-        let many = self.many_matched.as_ref().filter(|(of, _)| *of == key);
-        let matched = channel.matched.as_deref().or(many.map(|(_, many)| many));
+        let matched = channel.matched(key, self.many_matched.as_ref());
         for (shard, interested) in matched.into_iter().flat_map(|matched| &matched.shards) {
             let listener = Listener::Wildcards(*shard, interested, name);
             to(listener, delivery.clone());
@@ -592,6 +588,10 @@ impl Home {
             } else if overfull || now_ms.saturating_sub(channel.idle_since_ms) >= IDLE_CHANNEL_MS {
                 self.idle.pop_front();
                 self.channels.remove(key);
+                // Another channel may get its number, and matches something else.
+                if self.many_matched.as_ref().is_some_and(|(of, _)| *of == key) {
+                    self.many_matched = None;
+                }
                 forgotten += 1;
             } else if self.idle.len() > 1 && self.is_younger_than_next(now_ms) {
                 self.idle.rotate_left(1);

@@ -318,3 +318,18 @@ fn a_limit_is_reached_released_and_reached_again() {
     home.release(channel, 9 * IDLE_CHANNEL_MS);
     assert_eq!(home.expire(10 * IDLE_CHANNEL_MS), 1);
 }
+
+/// What a forgotten channel's name matched is nothing to the channel that gets its number.
+#[test]
+fn another_channel_of_the_same_number_matches_by_its_own_name() {
+    let mut home = home("*", 0);
+    for number in 0..40 {
+        home.wildcard_interest("prices.*", interest(number, 1));
+    }
+    let (_, heard) = publish(&mut home, "prices.eur", 0);
+    assert_eq!(heard.len(), 40);
+    assert_eq!(home.expire(IDLE_CHANNEL_MS), 1);
+    let (_, heard) = publish(&mut home, "secret", IDLE_CHANNEL_MS);
+    assert!(heard.is_empty(), "{heard:?}");
+    assert_eq!(home.find(&ChannelRef::Name("secret".into())), Some(0));
+}
