@@ -373,12 +373,6 @@ impl Home {
         }
     }
 
-    /// The position of a channel.
-    #[must_use]
-    pub fn position(&self, key: u32) -> Option<Position> {
-        self.channels.get(key).map(|channel| channel.position)
-    }
-
     /// The number of a channel that somebody wants to publish to, or asks about.
     pub fn resolve(&mut self, channel: &ChannelRef) -> u32 {
         match channel {

@@ -47,9 +47,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         let mut delivered = 0;
         for form in 0..MAX_FORMS {
             let core = &mut self.core;
-            let of_form = |key: &u32| core.form(*key) == form;
-            let keys: SmallVec<[u32; 8]> = keys.iter().copied().filter(of_form).collect();
-            if keys.is_empty() {
+            if !keys.iter().any(|key| core.form(*key) == form) {
                 continue;
             }
             let mut payload = std::mem::take(&mut core.scratch);
@@ -60,7 +58,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             let mut frame = Vec::with_capacity(payload.len() + frame::MAX_HEADER_BYTES);
             frame::encode(&mut frame, kind.into(), &payload);
             core.scratch = payload;
-            delivered += core.deliver_frame(frame, &keys);
+            delivered += core.deliver_frame(frame, form, keys);
         }
         super::run_events(&mut self.handler, &mut self.core);
         delivered

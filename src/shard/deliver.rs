@@ -3,7 +3,7 @@
 //! Whoever keeps up gets a reference to bytes that all share. For whoever does not, the channel's rule says
 //! what happens: it is disconnected, loses its oldest messages, or gets only the newest of each key.
 
-use super::connection::{Connection, Flags};
+use super::connection::Connection;
 use super::core::{CloseBy, Codec, Core};
 use super::handler::{Batch, Dropped};
 use super::outbox::{mark_dirty, push_payload};
@@ -17,12 +17,36 @@ use crate::telemetry::counters::Counters;
 use crate::wire::close::CloseCode;
 use crate::wire::frame;
 
-/// One part of a turn on its way: what most get of it, and what is made of it for others.
-struct Outgoing<'a> {
+/// How entries become a batch.
+struct Sealing<'a> {
     codec: &'a Codec,
     shape: Shape,
     channel: &'a str,
     wildcard: bool,
+}
+
+impl Sealing<'_> {
+    /// Makes a frame of some entries.
+    fn seal(&self, entries: &[u8], count: u32, frames: &mut Vec<u8>) {
+        if count == 0 {
+            return;
+        }
+        let batch = Batch {
+            form: self.shape.form(),
+            channel: self.channel,
+            wildcard: self.wildcard,
+            entries,
+            count,
+        };
+        let mut payload = Vec::with_capacity(entries.len() + self.channel.len() + 64);
+        let kind = (self.codec.encode_batch)(&batch, &mut payload);
+        frame::encode(frames, kind.into(), &payload);
+    }
+}
+
+/// One part of a turn on its way: what most get of it, and what is made of it for others.
+struct Outgoing<'a> {
+    sealing: Sealing<'a>,
     /// All of it.
     payload: Payload,
     /// Bytes at its front that are whole frames; a batch follows them.
@@ -47,50 +71,36 @@ impl<'a> Outgoing<'a> {
         let mut frames = std::mem::take(&mut part.frames);
         let frames_bytes = frames.len();
         let entries = std::mem::take(&mut part.entries);
-        let mut outgoing = Self {
+        let count = part.count;
+        let sealing = Sealing {
             codec,
             shape,
             channel,
             wildcard,
-            payload: Payload::own(Vec::new()),
+        };
+        sealing.seal(&entries, count, &mut frames);
+        Self {
+            sealing,
+            payload: Payload::own(frames),
             frames_bytes,
             entries,
-            count: part.count,
+            count,
             excluded: &part.excluded,
             marks: &part.marks,
             singles: Vec::new(),
-        };
-        outgoing.seal(&outgoing.entries, outgoing.count, &mut frames);
-        outgoing.payload = Payload::own(frames);
-        outgoing
-    }
-
-    /// Makes a frame of some of the entries.
-    fn seal(&self, entries: &[u8], count: u32, frames: &mut Vec<u8>) {
-        if count == 0 {
-            return;
         }
-        let batch = Batch {
-            form: self.shape.form(),
-            channel: self.channel,
-            wildcard: self.wildcard,
-            entries,
-            count,
-        };
-        let mut payload = Vec::with_capacity(entries.len() + self.channel.len() + 64);
-        let kind = (self.codec.encode_batch)(&batch, &mut payload);
-        frame::encode(frames, kind.into(), &payload);
     }
 
     /// A copy without some messages; `None` when nothing is left.
     fn without(&self, excluded: &[Excluded], pool: &mut PayloadPool) -> Option<Payload> {
         let mut copy = pool.take();
         let into = copy.try_extend()?;
-        if self.shape.is_batched() {
+        if self.sealing.shape.is_batched() {
             into.extend_from_slice(&self.payload.as_slice()[..self.frames_bytes]);
             let mut entries = Vec::with_capacity(self.entries.len());
             cut(&self.entries, excluded, &mut entries);
-            self.seal(&entries, self.count - excluded.len() as u32, into);
+            let count = self.count - excluded.len() as u32;
+            self.sealing.seal(&entries, count, into);
         } else {
             cut(self.payload.as_slice(), excluded, into);
         }
@@ -108,9 +118,9 @@ impl<'a> Outgoing<'a> {
         }
         let single = |mark: &Mark| {
             let range = mark.start as usize..mark.end as usize;
-            if self.shape.is_batched() {
+            if self.sealing.shape.is_batched() {
                 let mut frame = Vec::new();
-                self.seal(&self.entries[range], 1, &mut frame);
+                self.sealing.seal(&self.entries[range], 1, &mut frame);
                 Payload::own(frame)
             } else if range.len() == self.payload.len() {
                 self.payload.clone()
@@ -290,9 +300,9 @@ impl Core {
         }
     }
 
-    /// Queues one frame for several connections, and drops those that do not keep up. Returns how many
-    /// get it.
-    pub(super) fn deliver_frame(&mut self, frame: Vec<u8>, keys: &[u32]) -> u64 {
+    /// Queues one frame for those of several connections that get this form, and drops those of them that do
+    /// not keep up. Returns how many get it.
+    pub(super) fn deliver_frame(&mut self, frame: Vec<u8>, form: u8, keys: &[u32]) -> u64 {
         let payload = Payload::own(frame);
         let mut slow = Vec::new();
         let mut delivered = 0;
@@ -300,6 +310,9 @@ impl Core {
             let Some(connection) = self.connections.get_mut(key as usize) else {
                 continue;
             };
+            if self.endpoints[usize::from(connection.endpoint)].form != form {
+                continue;
+            }
             let bound = connection.outbox_bound(self.settings.outbox_bytes);
             let room = bound.checked_sub(payload.len());
             if !room.is_some_and(|room| make_room(connection, room, &self.counters)) {
@@ -371,10 +384,6 @@ fn push_latest(
     key: u64,
     counters: &Counters,
 ) {
-    debug_assert!(
-        connection.lags() || !connection.flags.any(Flags::SENDING),
-        "who keeps up gets everything"
-    );
     connection.outbox_bytes = connection.outbox_bytes.saturating_add(payload.len() as u32);
     let replaced = connection.queue().push_latest(payload, message, key);
     if let Some(LeftOut {

@@ -23,6 +23,14 @@ use std::sync::Arc;
 /// A publish needs three: to the home, to the subscribers, acknowledgement.
 const MAX_ROUNDS: usize = 8;
 
+/// How messages of a channel gather.
+struct Gathering {
+    /// Bytes from which on they are sent without waiting for the end of their time, or of the turn.
+    limit: usize,
+    /// Whether newer ones replace older ones for slow consumers.
+    conflates: bool,
+}
+
 impl<R: Ring, H: Handler> Shard<R, H> {
     /// Takes what other shards and this one itself have said. Returns whether there was anything.
     pub(super) fn exchange(&mut self) -> bool {
@@ -275,7 +283,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         let core = &mut self.core;
         // In the order in which it happened: after the messages so far. Where messages can be replaced,
         // it stays by itself, because it cannot.
-        let conflates = core.conflates(channel);
+        let conflates = core.gathering(channel).conflates;
         if conflates || core.local.has_entries(channel) {
             core.deliver_channel(channel);
         }
@@ -324,12 +332,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         let core = &mut self.core;
         // A large message goes by itself: with what came before it, it could be more than an outbox holds.
         let pending = core.local.pending_bytes(channel);
-        let limit = core.gather_limit(channel);
+        let Gathering { limit, conflates } = core.gathering(channel);
         if pending > 0 && pending + publication.data.len() > limit {
             core.deliver_channel(channel);
         }
         let now_ms = core.clock.elapsed_ms;
-        let conflates = core.conflates(channel);
         let Some((name, state)) = core.local.receive(channel, serial, offset, now_ms) else {
             return;
         };
@@ -392,20 +399,15 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 }
 
 impl Core {
-    /// Whether newer messages of a channel replace older ones for slow consumers.
-    fn conflates(&self, channel: u32) -> bool {
+    /// How messages of a channel gather.
+    fn gathering(&self, channel: u32) -> Gathering {
         let rule = self.local.channel(channel).map(|channel| channel.rule());
-        let policy = rule.map(|rule| self.rules.get(rule).slow_consumer);
-        policy == Some(SlowConsumer::Conflate)
-    }
-
-    /// Bytes from which on a channel's messages are sent without waiting for the end of their time, or of
-    /// the turn.
-    fn gather_limit(&self, channel: u32) -> usize {
-        let rule = self.local.channel(channel).map(|channel| channel.rule());
-        let delivery = rule.map(|rule| self.rules.get(rule).delivery);
-        let gathers = delivery.filter(|delivery| delivery.batch_ms > 0);
-        gathers.map_or(MAX_SEND_BYTES, |delivery| delivery.batch_bytes)
+        let rule = rule.map(|rule| self.rules.get(rule));
+        let gathers = rule.filter(|rule| rule.delivery.batch_ms > 0);
+        Gathering {
+            limit: gathers.map_or(MAX_SEND_BYTES, |rule| rule.delivery.batch_bytes),
+            conflates: rule.is_some_and(|rule| rule.slow_consumer == SlowConsumer::Conflate),
+        }
     }
 
     /// The part of a home shard: numbering messages and passing them on.
