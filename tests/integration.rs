@@ -33,6 +33,8 @@ mod process;
 mod raw;
 #[path = "integration/resets.rs"]
 mod resets;
+#[path = "integration/shapes.rs"]
+mod shapes;
 #[path = "integration/slow.rs"]
 mod slow;
 mod support;

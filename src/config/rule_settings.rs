@@ -159,7 +159,8 @@ pub const RULE_SETTINGS: &[Setting<ChannelRule>] = &[
         Kind::Number(&limits::CHANNEL_SUBSCRIBERS),
         Some("any number"),
         None,
-        "Connections that may be subscribed to the channel at the same time, over all shards.",
+        "Connections that may be subscribed to the channel at the same time, over all shards. Whoever comes \
+         beyond that gets the error too_many_subscribers, and can try again when somebody has left.",
     ),
     setting!(
         "data_bytes",

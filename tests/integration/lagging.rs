@@ -121,85 +121,70 @@ fn engine(policy: SlowConsumer) -> Engine {
     })
 }
 
-fn all(engine: &Engine) -> RuleTotals {
-    engine.totals().rules[0]
+/// So many that don't read, beside so many that do; then `check` looks at what each of them got, and adds to
+/// what the server must have counted.
+fn lag_behind(
+    policy: SlowConsumer,
+    laggards: usize,
+    readers: u32,
+    mut check: impl FnMut(&mut Client<TcpStream>, &mut RuleTotals),
+) -> Engine {
+    let engine = engine(policy);
+    let mut laggards: Vec<_> = (0..laggards).map(|_| lagging(&engine)).collect();
+    publish_beside_the_stuck(&engine, readers);
+    let mut expected = RuleTotals::default();
+    for laggard in &mut laggards {
+        check(laggard, &mut expected);
+    }
+    assert_eq!(engine.totals().rules[0], expected);
+    engine
+}
+
+/// The connection is as any other, and ends.
+fn goes_on(laggard: &mut Client<TcpStream>) {
+    laggard.is_alive();
+    laggard.bye();
 }
 
 #[test]
 fn of_ten_thousand_readers_a_hundred_lose_messages() {
-    let mut engine = engine(SlowConsumer::DropOldest);
-    let mut laggards: Vec<_> = (0..100).map(|_| lagging(&engine)).collect();
-    publish_beside_the_stuck(&engine, 9_900);
-    assert_eq!(engine.totals().slow_consumers, 0);
-    let mut dropped = 0;
-    for laggard in &mut laggards {
+    let mut engine = lag_behind(SlowConsumer::DropOldest, 100, 9_900, |laggard, expected| {
         let (got, closed) = Got::read(laggard, ALL);
         assert_eq!((got.silent, closed), (0, None), "{got:?}");
-        assert!(
-            got.dropped > 0 && got.offsets.last() == Some(&ALL),
-            "{got:?}"
-        );
+        let is_last = got.offsets.last() == Some(&ALL);
+        assert!(got.dropped > 0 && is_last, "{got:?}");
         assert_eq!(got.offsets.len() as u64 + got.dropped, ALL);
-        dropped += got.dropped;
-        // As any other from here on.
-        laggard.is_alive();
-    }
-    let expected = RuleTotals {
-        dropped,
-        ..RuleTotals::default()
-    };
-    assert_eq!(all(&engine), expected);
-    laggards.iter_mut().for_each(|one| one.bye());
+        expected.dropped += got.dropped;
+        goes_on(laggard);
+    });
     engine.is_undisturbed();
-    engine.finish();
+    assert_eq!(engine.finish().slow_consumers, 0);
 }
 
 #[test]
 fn of_a_thousand_readers_ten_get_the_newest() {
-    let mut engine = engine(SlowConsumer::Conflate);
-    let mut laggards: Vec<_> = (0..10).map(|_| lagging(&engine)).collect();
-    publish_beside_the_stuck(&engine, 990);
-    let mut conflated = 0;
-    for laggard in &mut laggards {
+    let mut engine = lag_behind(SlowConsumer::Conflate, 10, 990, |laggard, expected| {
         let (got, closed) = Got::read(laggard, ALL);
         assert_eq!((got.dropped, closed), (0, None), "{got:?}");
         assert!(got.silent > 0, "{got:?}");
-        conflated += got.silent;
-        laggard.is_alive();
-    }
-    let expected = RuleTotals {
-        conflated,
-        ..RuleTotals::default()
-    };
-    assert_eq!(all(&engine), expected);
-    laggards.iter_mut().for_each(|one| one.bye());
+        expected.conflated += got.silent;
+        goes_on(laggard);
+    });
     engine.is_undisturbed();
-    engine.finish();
+    assert_eq!(engine.finish().slow_consumers, 0);
 }
 
 #[test]
 fn of_a_thousand_readers_ten_are_disconnected() {
-    let mut engine = engine(SlowConsumer::Disconnect);
-    let mut laggards: Vec<_> = (0..10).map(|_| lagging(&engine)).collect();
-    publish_beside_the_stuck(&engine, 990);
-    engine.wait_for("ten are too slow", |totals| totals.slow_consumers == 10);
-    let expected = RuleTotals {
-        disconnected: 10,
-        ..RuleTotals::default()
-    };
-    assert_eq!(all(&engine), expected);
-    for laggard in &mut laggards {
+    let mut engine = lag_behind(SlowConsumer::Disconnect, 10, 990, |laggard, expected| {
         let (got, closed) = Got::read(laggard, ALL);
-        assert_eq!(
-            (got.dropped, got.silent, closed),
-            (0, 0, Some(4010)),
-            "{got:?}"
-        );
-    }
-    drop(laggards);
+        let nothing = (got.dropped, got.silent);
+        assert_eq!((nothing, closed), ((0, 0), Some(4010)), "{got:?}");
+        expected.disconnected += 1;
+    });
     engine.is_undisturbed();
     let totals = engine.finish();
-    assert_eq!(totals.close_codes[&4010], 10);
+    assert_eq!((totals.slow_consumers, totals.close_codes[&4010]), (10, 10));
 }
 
 /// A real server, beside what the simulation shows: wildcards and batches over two shards.
