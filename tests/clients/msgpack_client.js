@@ -11,23 +11,9 @@
 
 const assert = require('node:assert/strict');
 const { randomBytes } = require('node:crypto');
-const { once } = require('node:events');
 const { decode, encode, ExtData } = require('@msgpack/msgpack');
-const WebSocket = require('ws');
 
-const url = process.argv[2] ?? process.env.RINGWIRE_URL;
-const pid = process.env.RINGWIRE_PID;
-// How long anything may take before the test gives up. Nothing is measured with it.
-const PATIENCE_MS = 20_000;
-
-// A promise that fails when nothing happens.
-function patiently(promise, what) {
-  let timer;
-  const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`nothing came in ${PATIENCE_MS} ms: ${what}`)), PATIENCE_MS);
-  });
-  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
-}
+const { Connection, channel, main } = require('./harness.js');
 
 const JSON_FORM = {
   protocol: 'ringwire.json.v1',
@@ -48,36 +34,19 @@ const MSGPACK_FORM = {
 };
 
 // One connection; what it is sent must come in its own form.
-class Client {
+class Client extends Connection {
   static async open(form, user) {
     const client = new Client();
     client.form = form;
-    const headers = user ? { 'X-User-ID': user } : {};
-    client.ws = new WebSocket(url, [form.protocol], { perMessageDeflate: false, headers });
-    client.queue = [];
-    client.waiting = [];
-    client.end = new Promise((resolve) => {
-      client.ws.on('close', (code) => resolve(code));
-    });
-    client.ws.on('message', (...message) => {
-      const waiting = client.waiting.shift();
-      if (waiting) waiting(message);
-      else client.queue.push(message);
-    });
-    await patiently(once(client.ws, 'open'), 'the handshake');
+    await client.open([form.protocol], { headers: user ? { 'X-User-ID': user } : {} });
     assert.equal(client.ws.protocol, form.protocol);
-    // What goes wrong later shows as a close code.
-    client.ws.on('error', () => {});
     return client;
   }
   send(frame) {
     this.ws.send(this.form.pack(frame));
   }
   async receive() {
-    const next = this.queue.length
-      ? Promise.resolve(this.queue.shift())
-      : new Promise((resolve) => this.waiting.push(resolve));
-    return this.form.unpack(...(await patiently(next, 'a frame')));
+    return this.form.unpack(...(await this.next()));
   }
   ask(frame) {
     this.send(frame);
@@ -102,8 +71,6 @@ class Client {
     assert.deepEqual(await this.ask({ type: 'ping' }), { type: 'pong' });
   }
 }
-
-const channel = (name) => `node-mp-${name}-${randomBytes(6).toString('hex')}`;
 
 const same = (data) => [data, data];
 // What is said in MessagePack, and what JSON makes of it.
@@ -250,35 +217,15 @@ const tests = {
   },
 };
 
-async function shutdown() {
+async function shutdown(pid) {
   const clients = [await Client.open(MSGPACK_FORM), await Client.open(MSGPACK_FORM)];
   for (const client of clients) await client.isAlive();
-  process.kill(Number(pid), 'SIGTERM');
+  process.kill(pid, 'SIGTERM');
   for (const client of clients) {
     const { type, code, reconnect } = await client.receive();
     assert.deepEqual([type, code, reconnect], ['disconnect', 1001, true]);
-    assert.equal(await patiently(client.end, 'the end of the connection'), 1001);
+    assert.equal((await client.closed())[0], 1001);
   }
 }
 
-async function main() {
-  if (!url) {
-    console.error('where is the server? Set RINGWIRE_URL, for example to ws://127.0.0.1:9000/ws');
-    process.exit(1);
-  }
-  if (pid) tests['server shutdown is told in MessagePack'] = shutdown;
-  let failed = 0;
-  for (const [name, run] of Object.entries(tests)) {
-    try {
-      await run();
-      console.log(`ok      ${name}`);
-    } catch (error) {
-      failed += 1;
-      console.log(`FAILED  ${name}\n${error.stack}`);
-    }
-  }
-  console.log(`${Object.keys(tests).length - failed} passed, ${failed} failed`);
-  process.exit(failed ? 1 : 0);
-}
-
-main();
+main(tests, shutdown);

@@ -15,32 +15,16 @@ import math
 import os
 import secrets
 import signal
-import sys
 import time
-import traceback
 
 import msgpack
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-URL = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("RINGWIRE_URL", "")
-PID = os.environ.get("RINGWIRE_PID")
-# How long anything may take before the test gives up, in seconds. Nothing is measured with it.
-PATIENCE_S = 20
+from harness import PATIENCE_S, PID, URL, channel, equal, main, test
+
 MSGPACK = "ringwire.msgpack.v1"
 JSON = "ringwire.json.v1"
-
-TESTS = []
-
-
-def test(function):
-    TESTS.append(function)
-    return function
-
-
-def equal(actual, expected):
-    if actual != expected:
-        raise AssertionError(f"expected {expected!r}, got {actual!r}")
 
 
 class Client:
@@ -129,10 +113,6 @@ class Packed(Client):
     def unpack(self, message):
         assert isinstance(message, bytes), f"expected a binary message, got {message!r}"
         return msgpack.unpackb(message, strict_map_key=False)
-
-
-def channel(name):
-    return f"py-mp-{name}-{secrets.token_hex(6)}"
 
 
 # What is said in MessagePack, and what JSON makes of it.
@@ -345,22 +325,5 @@ def server_shutdown_is_told_in_msgpack():
             equal(closed.rcvd.code, 1001)
 
 
-def main():
-    if not URL:
-        sys.exit("where is the server? Set RINGWIRE_URL, for example to ws://127.0.0.1:9000/ws")
-    if PID:
-        test(server_shutdown_is_told_in_msgpack)
-    failed = 0
-    for run in TESTS:
-        try:
-            run()
-            print(f"ok      {run.__name__}", flush=True)
-        except Exception:  # every test is reported, whatever went wrong in it
-            failed += 1
-            print(f"FAILED  {run.__name__}\n{traceback.format_exc()}", flush=True)
-    print(f"{len(TESTS) - failed} passed, {failed} failed")
-    sys.exit(1 if failed else 0)
-
-
 if __name__ == "__main__":
-    main()
+    main(server_shutdown_is_told_in_msgpack)

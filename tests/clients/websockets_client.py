@@ -9,35 +9,18 @@ may be one that others use.
 
 import json
 import os
-import secrets
 import signal
 import socket
-import sys
-import traceback
 from urllib.parse import urlsplit
 
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 from websockets.sync.client import connect
 
-URL = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("RINGWIRE_URL", "")
-PID = os.environ.get("RINGWIRE_PID")
-# How long anything may take before the test gives up, in seconds. Nothing is measured with it.
-PATIENCE_S = 20
+from harness import PATIENCE_S, PID, URL, channel, equal, main, test
+
 MESSAGE_BYTES = 1 << 20
 SUBPROTOCOL = "ringwire.json.v1"
-
-TESTS = []
-
-
-def test(function):
-    TESTS.append(function)
-    return function
-
-
-def equal(actual, expected):
-    if actual != expected:
-        raise AssertionError(f"expected {expected!r}, got {actual!r}")
 
 
 class Client:
@@ -83,10 +66,6 @@ class Client:
         except ConnectionClosed as closed:
             frame = closed.rcvd
             return (frame.code, frame.reason) if frame else (1006, "")
-
-
-def channel(name):
-    return f"py-{name}-{secrets.token_hex(6)}"
 
 
 @test
@@ -295,22 +274,5 @@ def server_shutdown_closes_with_1001():
         equal(client.closed(), (1001, "server shutting down"))
 
 
-def main():
-    if not URL:
-        sys.exit("where is the server? Set RINGWIRE_URL, for example to ws://127.0.0.1:9000/ws")
-    if PID:
-        test(server_shutdown_closes_with_1001)
-    failed = 0
-    for run in TESTS:
-        try:
-            run()
-            print(f"ok      {run.__name__}", flush=True)
-        except Exception:  # every test is reported, whatever went wrong in it
-            failed += 1
-            print(f"FAILED  {run.__name__}\n{traceback.format_exc()}", flush=True)
-    print(f"{len(TESTS) - failed} passed, {failed} failed")
-    sys.exit(1 if failed else 0)
-
-
 if __name__ == "__main__":
-    main()
+    main(server_shutdown_closes_with_1001)

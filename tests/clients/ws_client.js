@@ -8,53 +8,25 @@
 'use strict';
 
 const assert = require('node:assert/strict');
-const { randomBytes } = require('node:crypto');
 const { once } = require('node:events');
 const WebSocket = require('ws');
 
-const url = process.argv[2] ?? process.env.RINGWIRE_URL;
-const pid = process.env.RINGWIRE_PID;
-// How long anything may take before the test gives up. Nothing is measured with it.
-const PATIENCE_MS = 20_000;
+const { Connection, channel, main, patiently, url } = require('./harness.js');
+
 const MESSAGE_BYTES = 1 << 20;
 const SUBPROTOCOL = 'ringwire.json.v1';
 
-// A promise that fails when nothing happens.
-function patiently(promise, what) {
-  let timer;
-  const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`nothing came in ${PATIENCE_MS} ms: ${what}`)), PATIENCE_MS);
-  });
-  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
-}
-
 // One connection that speaks JSON.
-class Client {
-  static async open(...protocols) {
-    const client = new Client();
-    client.ws = new WebSocket(url, protocols, { perMessageDeflate: false });
-    client.queue = [];
-    client.waiting = [];
-    client.end = new Promise((resolve) => {
-      client.ws.on('close', (code, reason) => resolve([code, reason.toString()]));
-    });
-    client.ws.on('message', (data, binary) => {
-      const frame = binary ? { binary: data } : JSON.parse(data);
-      const waiting = client.waiting.shift();
-      if (waiting) waiting(frame);
-      else client.queue.push(frame);
-    });
-    await patiently(once(client.ws, 'open'), 'the handshake');
-    // What goes wrong later shows as a close code.
-    client.ws.on('error', () => {});
-    return client;
+class Client extends Connection {
+  static open(...protocols) {
+    return new Client().open(protocols);
   }
   send(frame) {
     this.ws.send(JSON.stringify(frame));
   }
-  receive() {
-    const next = this.queue.length ? Promise.resolve(this.queue.shift()) : new Promise((resolve) => this.waiting.push(resolve));
-    return patiently(next, 'a frame');
+  async receive() {
+    const [data, binary] = await this.next();
+    return binary ? { binary: data } : JSON.parse(data);
   }
   ask(frame) {
     this.send(frame);
@@ -68,13 +40,7 @@ class Client {
   async isAlive() {
     assert.deepEqual(await this.ask({ type: 'ping' }), { type: 'pong' });
   }
-  // The close code and the reason that the server gave.
-  closed() {
-    return patiently(this.end, 'the end of the connection');
-  }
 }
-
-const channel = (name) => `node-${name}-${randomBytes(6).toString('hex')}`;
 
 const tests = {
   async 'connects without a subprotocol'() {
@@ -268,31 +234,11 @@ const tests = {
   },
 };
 
-async function shutdown() {
+async function shutdown(pid) {
   const clients = await Promise.all([Client.open(), Client.open(), Client.open()]);
   for (const client of clients) await client.isAlive();
-  process.kill(Number(pid), 'SIGTERM');
+  process.kill(pid, 'SIGTERM');
   for (const client of clients) assert.deepEqual(await client.closed(), [1001, 'server shutting down']);
 }
 
-async function main() {
-  if (!url) {
-    console.error('where is the server? Set RINGWIRE_URL, for example to ws://127.0.0.1:9000/ws');
-    process.exit(1);
-  }
-  if (pid) tests['server shutdown closes with 1001'] = shutdown;
-  let failed = 0;
-  for (const [name, run] of Object.entries(tests)) {
-    try {
-      await run();
-      console.log(`ok      ${name}`);
-    } catch (error) {
-      failed += 1;
-      console.log(`FAILED  ${name}\n${error.stack}`);
-    }
-  }
-  console.log(`${Object.keys(tests).length - failed} passed, ${failed} failed`);
-  process.exit(failed ? 1 : 0);
-}
-
-main();
+main(tests, shutdown);
