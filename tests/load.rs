@@ -74,9 +74,8 @@ impl Drop for Baseline {
 
 fn echo(size_bytes: usize, outstanding: u32, rate: Option<u32>) -> Scenario {
     Scenario::Echo(EchoPlan {
-        size_bytes,
-        outstanding,
         rate,
+        ..EchoPlan::new(size_bytes, outstanding)
     })
 }
 
@@ -396,4 +395,166 @@ fn what_is_no_websocket_server_is_named() {
         assert!(error.contains(expected), "{error}");
         assert!(load.finish().is_err());
     }
+}
+
+#[test]
+fn connections_come_and_go() {
+    let server = Baseline::ringwire();
+    let groups = vec![ChannelGroup::new("c", 4, 2)];
+    for scenario in [
+        Scenario::Idle,
+        Scenario::Channels(ChannelsPlan::subscribing(groups)),
+    ] {
+        let mut plan = Plan::new(server.address, "/ws", 12, scenario);
+        plan.stay_ms = Some(20);
+        plan.workers = 2;
+        plan.endings = vec![Ending::Close, Ending::Reset, Ending::MidMessage];
+        plan.headers = vec![("X-User-ID".to_owned(), "everyone".to_owned())];
+        let load = Load::start(&plan).expect("it starts");
+        while load.live().left < 100 {
+            load.check().expect("no failure");
+            thread::sleep(Duration::from_millis(1));
+        }
+        let live = load.live();
+        assert!(live.ready <= 12 && live.opened >= 100, "{live:?}");
+        load.finish().expect("no failure");
+        wait_connections(&server, "everyone", 0);
+    }
+}
+
+#[test]
+fn farewells_that_are_not_answered_are_noticed_while_others_come() {
+    let mut plan = Plan::new(impolite(), "/ws", 3, Scenario::Idle);
+    plan.stay_ms = Some(1);
+    plan.endings = vec![Ending::Close];
+    let load = Load::start(&plan).expect("it starts");
+    let began = std::time::Instant::now();
+    while load.check().is_ok() {
+        assert!(began.elapsed() < PATIENCE, "{:?}", load.live());
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn some_connections_may_fail() {
+    // Every other connection is refused.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    thread::spawn(move || {
+        let mut open = Vec::new();
+        for (number, stream) in listener.incoming().enumerate() {
+            let mut stream = stream.expect("a connection");
+            if number % 2 == 0 {
+                open.extend(tungstenite::accept(stream));
+            } else {
+                let _ = stream.read(&mut [0; 1024]);
+                let _ = stream.write_all(b"HTTP/1.1 503 Busy\r\n\r\n");
+            }
+        }
+    });
+    let mut plan = Plan::new(address, "/ws", 10, Scenario::Idle);
+    plan.connecting = 1;
+    plan.failures_max = 5;
+    let load = Load::start(&plan).expect("it starts");
+    load.wait_ready(PATIENCE).expect("five may fail");
+    let live = load.live();
+    assert_eq!((live.ready, live.failed), (5, 5));
+    let reason = load.first_failure().expect("a reason");
+    assert!(reason.contains("503"), "{reason}");
+    load.finish().expect("five may fail");
+    plan.failures_max = 4;
+    let load = Load::start(&plan).expect("it starts");
+    assert!(load.wait_ready(PATIENCE).is_err());
+}
+
+#[test]
+fn those_who_stop_reading_are_cut_and_that_is_no_failure() {
+    let mut server = Command::new(env!("CARGO_BIN_EXE_ringwire"));
+    server.args(["serve", "--listen", "127.0.0.1:0", "--shards", "1"]);
+    server.args(["--message-limit", "65536", "--outbox-limit", "131072"]);
+    let server = Baseline::spawn(&mut server);
+    let group = || vec![ChannelGroup::new("c", 1, 1)];
+    let scenario = Scenario::Channels(ChannelsPlan {
+        size_bytes: 60_000,
+        ..ChannelsPlan::subscribing(group())
+    });
+    let mut plan = Plan::new(server.address, "/ws", 3, scenario);
+    plan.stall = true;
+    let stalled = Load::start(&plan).expect("it starts");
+    stalled.wait_ready(PATIENCE).expect("they subscribe");
+    let scenario = Scenario::Channels(ChannelsPlan {
+        groups: group(),
+        publishers: 1,
+        size_bytes: 60_000,
+        traffic: Some(Traffic {
+            group: 0,
+            outstanding: 4,
+            rate: None,
+        }),
+        held_back: false,
+    });
+    let load = Load::start(&Plan::new(server.address, "/ws", 3, scenario)).expect("it starts");
+    load.wait_ready(PATIENCE).expect("they subscribe");
+    load.resume();
+    // Far more than the buffers of a socket hold.
+    load.wait_publishes(400, PATIENCE)
+        .expect("those who read are not bothered");
+    load.pause(PATIENCE).expect("nothing is missing");
+    load.finish().expect("no failure");
+    stalled.drain();
+    let began = std::time::Instant::now();
+    while stalled.live().cut < 3 {
+        stalled.check().expect("being cut is no failure");
+        assert!(began.elapsed() < PATIENCE, "{:?}", stalled.live());
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(stalled.live().ready, 0);
+    stalled.finish().expect("no failure");
+}
+
+#[test]
+fn everyone_says_something_and_hears_it() {
+    let server = Baseline::ringwire();
+    let scenario = Scenario::Channels(ChannelsPlan {
+        groups: vec![
+            ChannelGroup::new("own", 40, 1),
+            ChannelGroup::new("all", 1, 1),
+        ],
+        publishers: 1,
+        size_bytes: 64,
+        traffic: None,
+        held_back: false,
+    });
+    let mut plan = Plan::new(server.address, "/ws", 41, scenario);
+    plan.workers = 3;
+    let load = Load::start(&plan).expect("it starts");
+    load.wait_ready(PATIENCE).expect("all subscribe");
+    for round in 1..=3 {
+        load.everyone(0, PATIENCE).expect("all hear themselves");
+        assert_eq!(load.counts().messages, round * 40);
+    }
+    load.burst(1, PATIENCE).expect("all hear it");
+    assert_eq!(load.counts().messages, 160);
+    assert!(load.everyone(2, PATIENCE).is_err());
+    load.finish().expect("no failure");
+}
+
+#[test]
+fn each_run_has_its_messages() {
+    let server = Baseline::start("epoll_echo");
+    let scenario = Scenario::Echo(EchoPlan {
+        messages: Some(3),
+        ..EchoPlan::new(64, 2)
+    });
+    let mut plan = Plan::new(server.address, "/echo", 10, scenario);
+    plan.workers = 2;
+    let load = Load::start(&plan).expect("it starts");
+    load.wait_ready(PATIENCE).expect("all connections open");
+    for run in 1..=3 {
+        load.resume();
+        load.wait_messages(run * 30, PATIENCE).expect("they come");
+        load.pause(PATIENCE).expect("no more is on the way");
+        assert_eq!(load.counts().messages, run * 30);
+    }
+    load.finish().expect("no failure");
 }

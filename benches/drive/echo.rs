@@ -56,9 +56,8 @@ impl Case {
             Scenario::Idle
         } else {
             Scenario::Echo(EchoPlan {
-                size_bytes: self.size_bytes,
-                outstanding: self.outstanding,
                 rate: self.rate,
+                ..EchoPlan::new(self.size_bytes, self.outstanding)
             })
         };
         let anywhere = ([127, 0, 0, 1], 0).into();

@@ -7,7 +7,8 @@ use anyhow::Context as _;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::machine::Machine;
+use crate::machine;
+use ringwire::load::machine::Machine;
 
 /// Columns of text, aligned when printed: the first to the left, the others to the right.
 pub(crate) struct Table {
@@ -96,8 +97,8 @@ pub(crate) struct Report {
 impl Report {
     /// Prints the facts about the machine.
     pub(crate) fn begin(name: &'static str) -> Self {
-        let machine = Machine::look();
-        machine.print();
+        let machine = machine::look();
+        println!("{}", machine.text());
         Self {
             name,
             machine,
@@ -151,7 +152,7 @@ impl Report {
         }
         table.print();
         let reached = self.verdicts.iter().all(|verdict| verdict.reached);
-        let file = out.join(format!("{}-{}.json", self.name, self.machine.unix_time()));
+        let file = out.join(format!("{}-{}.json", self.name, self.machine.unix_time));
         let report = json!({
             "name": self.name,
             "machine": self.machine,

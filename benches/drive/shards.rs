@@ -81,11 +81,7 @@ pub(crate) fn run(
     println!();
     let divide = if quick { 5 } else { 1 };
     let echo = |shards: u32, connections: u32| {
-        let scenario = Scenario::Echo(EchoPlan {
-            size_bytes: 64,
-            outstanding: 1,
-            rate: None,
-        });
+        let scenario = Scenario::Echo(EchoPlan::new(64, 1));
         let anywhere = ([127, 0, 0, 1], 0).into();
         placed(
             Plan::new(anywhere, "/echo", connections, scenario),

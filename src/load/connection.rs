@@ -28,6 +28,14 @@ pub(super) enum Stage {
 pub(super) struct Connection<S> {
     pub(super) slot: Slot,
     pub(super) stage: Stage,
+    /// Which life of this entry it is; part of every request's token.
+    pub(super) generation: u32,
+    /// It is ready, and counted as such.
+    pub(super) ready: bool,
+    /// Nothing more is to be read from it.
+    pub(super) stalled: bool,
+    /// It is read again, and what comes is thrown away.
+    pub(super) draining: bool,
     /// A receive is in flight, or waits for its turn.
     pub(super) receiving: bool,
     /// The socket became readable while a receive was in flight.
@@ -55,6 +63,10 @@ impl<S: Default> Connection<S> {
         Self {
             slot: Slot(0),
             stage: Stage::New,
+            generation: 0,
+            ready: false,
+            stalled: false,
+            draining: false,
             receiving: false,
             readable_again: false,
             ending: false,
@@ -65,6 +77,14 @@ impl<S: Default> Connection<S> {
             head: Vec::new(),
             waiting: None,
             state: S::default(),
+        }
+    }
+
+    /// The entry for another connection in the place of this one, which is closed.
+    pub(super) fn again(&self) -> Self {
+        Self {
+            generation: self.generation.wrapping_add(1),
+            ..Self::new()
         }
     }
 }

@@ -25,6 +25,12 @@ pub(super) struct Echo {
     now_ns: u64,
     /// When the current run began and how many messages it has sent, for the rate.
     run: Option<(u64, u64)>,
+    /// Runs that have begun.
+    runs: u32,
+    /// One entry for each message of a window that its connection may not send in this run.
+    spent: Vec<u32>,
+    /// When the message that [`Scenario::next_due`] announced was due.
+    due_ns: u64,
     counts: ScenarioCounts,
     latencies: Latencies,
 }
@@ -34,8 +40,12 @@ pub(super) struct Echo {
 pub(super) struct EchoState {
     /// The number of the next message that has to come back.
     expected: u32,
-    /// When the messages on the way were sent, the oldest first.
+    /// When the messages on the way were due, the oldest first.
     sent_at_ns: VecDeque<u64>,
+    /// The run in which it last sent, and how many messages there.
+    run: u32,
+    sent: u32,
+    closed: bool,
 }
 
 impl Echo {
@@ -49,6 +59,9 @@ impl Echo {
             running: false,
             now_ns: 0,
             run: None,
+            runs: 0,
+            spent: Vec::new(),
+            due_ns: 0,
             counts: ScenarioCounts::default(),
             latencies: Latencies::new(),
         }
@@ -61,10 +74,19 @@ impl Echo {
         &self.noise[start..start + self.plan.size_bytes]
     }
 
-    fn write(&mut self, key: u32, state: &mut EchoState, out: &mut Outgoing<'_>) {
+    /// Writes the next message, which was due at `due_ns`, if the connection may send another in this run.
+    fn write(&mut self, key: u32, state: &mut EchoState, due_ns: u64, out: &mut Outgoing<'_>) {
+        if state.run != self.runs {
+            (state.run, state.sent) = (self.runs, 0);
+        }
+        if self.plan.messages.is_some_and(|most| state.sent >= most) {
+            self.spent.push(key);
+            return;
+        }
+        state.sent += 1;
         let number = state.expected.wrapping_add(state.sent_at_ns.len() as u32);
         out.frame(Opcode::Binary, self.payload(key, number));
-        state.sent_at_ns.push_back(self.now_ns);
+        state.sent_at_ns.push_back(due_ns);
         self.outstanding += 1;
     }
 }
@@ -100,11 +122,16 @@ impl Scenario for Echo {
         self.latencies
             .record_ns(self.now_ns.saturating_sub(sent_at_ns));
         if self.running && self.rate.is_none() {
-            self.write(key, state, out);
+            self.write(key, state, self.now_ns, out);
         } else {
             self.idle.push_back(key);
         }
         Ok(false)
+    }
+
+    fn closed(&mut self, _: u32, state: &mut EchoState) {
+        self.outstanding -= state.sent_at_ns.len() as u64;
+        state.closed = true;
     }
 
     fn clock(&mut self, now_ns: u64) {
@@ -116,16 +143,21 @@ impl Scenario for Echo {
         self.running = running;
         self.run = match (running, self.run) {
             (false, _) => None,
-            (true, None) => Some((now_ns, 0)),
+            (true, None) => {
+                self.runs = self.runs.wrapping_add(1);
+                self.idle.extend(self.spent.drain(..));
+                Some((now_ns, 0))
+            }
             (true, run) => run,
         };
     }
 
     fn next_due(&mut self) -> Option<u32> {
         let (began_ns, sent) = self.run.as_mut()?;
+        self.due_ns = self.now_ns;
         if let Some(rate) = self.rate {
-            let due = (self.now_ns - *began_ns) as f64 / 1e9 * rate;
-            if *sent as f64 >= due {
+            self.due_ns = *began_ns + ((*sent + 1) as f64 / rate * 1e9) as u64;
+            if self.due_ns > self.now_ns {
                 return None;
             }
         }
@@ -135,7 +167,9 @@ impl Scenario for Echo {
     }
 
     fn send(&mut self, key: u32, state: &mut EchoState, out: &mut Outgoing<'_>) {
-        self.write(key, state, out);
+        if !state.closed {
+            self.write(key, state, self.due_ns, out);
+        }
     }
 
     fn counts(&self) -> ScenarioCounts {
@@ -146,8 +180,8 @@ impl Scenario for Echo {
         self.outstanding == 0
     }
 
-    fn take_latencies(&mut self) -> Latencies {
-        std::mem::take(&mut self.latencies)
+    fn take_latencies(&mut self) -> (Latencies, Latencies) {
+        (std::mem::take(&mut self.latencies), Latencies::new())
     }
 }
 
@@ -199,12 +233,7 @@ mod tests {
     }
 
     fn echo(outstanding: u32, rate: Option<f64>) -> Echo {
-        let plan = EchoPlan {
-            size_bytes: 64,
-            outstanding,
-            rate: None,
-        };
-        Echo::new(plan, rate)
+        Echo::new(EchoPlan::new(64, outstanding), rate)
     }
 
     #[test]
@@ -234,7 +263,7 @@ mod tests {
         }
         assert!(echo.is_quiet());
         assert_eq!((echo.counts().messages, echo.counts().bytes), (4, 256));
-        let latencies = echo.take_latencies().summary();
+        let latencies = echo.take_latencies().0.summary();
         assert_eq!((latencies.count, latencies.max_us), (4, 6.003));
     }
 

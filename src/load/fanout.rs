@@ -242,6 +242,12 @@ impl Scenario for Fanout {
         ))
     }
 
+    fn closed(&mut self, key: u32, _: &mut FanoutState) {
+        if let Some(publisher) = self.publishing.get_mut(key as usize) {
+            publisher.open = false;
+        }
+    }
+
     fn clock(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
     }
@@ -320,8 +326,9 @@ impl Scenario for Fanout {
             .all(|publisher| publisher.sent_at_ns.is_empty())
     }
 
-    fn take_latencies(&mut self) -> Latencies {
-        std::mem::take(&mut self.latencies)
+    fn take_latencies(&mut self) -> (Latencies, Latencies) {
+        let lasts = std::mem::take(&mut self.latencies);
+        (lasts.clone(), lasts)
     }
 }
 

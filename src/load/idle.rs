@@ -28,6 +28,8 @@ impl Scenario for Idle {
         ))
     }
 
+    fn closed(&mut self, _: u32, (): &mut ()) {}
+
     fn clock(&mut self, _: u64) {}
 
     fn turn(&mut self, _: bool) {}
@@ -46,7 +48,7 @@ impl Scenario for Idle {
         true
     }
 
-    fn take_latencies(&mut self) -> Latencies {
-        Latencies::new()
+    fn take_latencies(&mut self) -> (Latencies, Latencies) {
+        Default::default()
     }
 }

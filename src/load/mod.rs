@@ -9,7 +9,7 @@
 //! use ringwire::load::{EchoPlan, Load, Plan, Process, Scenario};
 //! use std::time::Duration;
 //!
-//! let echo = EchoPlan { size_bytes: 64, outstanding: 1, rate: None };
+//! let echo = EchoPlan::new(64, 1);
 //! let plan = Plan::new("127.0.0.1:9000".parse()?, "/echo", 100, Scenario::Echo(echo));
 //! let server = Process::new(4711)?;
 //! let load = Load::start(&plan)?;
@@ -28,8 +28,11 @@ mod channels;
 mod closing;
 mod connection;
 mod echo;
+mod explain;
 mod fanout;
 mod idle;
+pub mod launch;
+pub mod machine;
 mod plan;
 pub mod process;
 mod receiving;
@@ -46,5 +49,5 @@ pub use plan::{
     Scenario, WORKER_CONNECTIONS_MAX,
 };
 pub use process::{CpuTime, Process};
-pub use run::{Counts, Lap, Load, Summary};
+pub use run::{Counts, Lap, Live, Load, Summary};
 pub use statistics::{Latencies, LatencySummary};

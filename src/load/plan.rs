@@ -23,6 +23,10 @@ pub struct Plan {
     pub address: SocketAddr,
     /// The path of the upgrade request.
     pub path: String,
+    /// The `Host` of the upgrade request. `None`: the address.
+    pub host: Option<String>,
+    /// Subprotocols to offer, comma-separated. The server must choose one of them, or none.
+    pub subprotocols: Option<String>,
     /// Connections in all, over all workers.
     pub connections: u32,
     /// Client threads, each with a ring of its own; at most [`WORKER_CONNECTIONS_MAX`] connections
@@ -38,6 +42,15 @@ pub struct Plan {
     /// New connections per second over all workers, evenly spaced, as long as no more than `connecting`
     /// are in flight. `None`: as many as that allows.
     pub connect_rate: Option<u32>,
+    /// How long a connection stays once it is ready, in milliseconds: then it ends as `endings` say, and
+    /// another one takes its place, as `connecting` and `connect_rate` allow. `None`: all stay until the
+    /// run ends. For [`Scenario::Idle`], and [`Scenario::Channels`] without publishers.
+    pub stay_ms: Option<u32>,
+    /// Read nothing more from a connection once it is ready. What the server makes of that (it closes the
+    /// connection, or keeps it) is no failure; see [`super::Load::drain`].
+    pub stall: bool,
+    /// Connections that may fail: to connect, or later. One more fails the run.
+    pub failures_max: u32,
     /// The number of the first connection; the others count on from there. Two runs against one server
     /// are told apart by it: in headers, and in what each connection subscribes to.
     pub first: u32,
@@ -90,8 +103,27 @@ pub struct EchoPlan {
     pub size_bytes: usize,
     /// Messages that a connection has on the way: the next one leaves when one came back.
     pub outstanding: u32,
-    /// Messages per second in all, evenly spaced. `None`: as many as come back.
+    /// Messages per second in all, evenly spaced. A round trip then counts from the time at which the
+    /// message was due, also when every connection was waiting for an answer at that time: what a user
+    /// who came then would have waited (no "coordinated omission"). `None`: as many as come back.
     pub rate: Option<u32>,
+    /// Messages of each connection from one `Load::resume` to the next. Without a rate. `None`: until the
+    /// run is paused.
+    pub messages: Option<u32>,
+}
+
+impl EchoPlan {
+    /// Messages of `size_bytes`, as many as come back, of which each connection has `outstanding` on the
+    /// way.
+    #[must_use]
+    pub const fn new(size_bytes: usize, outstanding: u32) -> Self {
+        Self {
+            size_bytes,
+            outstanding,
+            rate: None,
+            messages: None,
+        }
+    }
 }
 
 /// Publishes on one channel.
@@ -154,6 +186,9 @@ pub enum PlanError {
     /// A header that would break the request.
     #[error("the header {0:?} has a name that is no token, or a value with control characters")]
     Header(String),
+    /// Two settings that exclude each other.
+    #[error("{0} and {1} cannot be had together")]
+    Both(&'static str, &'static str),
     /// Nothing says how connections end.
     #[error("the plan has no ending: name at least one")]
     NoEnding,
@@ -176,12 +211,17 @@ impl Plan {
         Self {
             address,
             path: path.to_owned(),
+            host: None,
+            subprotocols: None,
             connections,
             workers: connections.div_ceil(WORKER_CONNECTIONS_MAX).max(1),
             cores: Vec::new(),
             sources: Vec::new(),
             connecting: 64,
             connect_rate: None,
+            stay_ms: None,
+            stall: false,
+            failures_max: 0,
             first: 0,
             headers: Vec::new(),
             endings: vec![Ending::Reset],
@@ -197,7 +237,12 @@ impl Plan {
     pub fn check(&self) -> Result<(), PlanError> {
         let (publishers, outstanding, size_bytes, least_bytes) = match &self.scenario {
             Scenario::Idle => (0, 1, 0, 0),
-            Scenario::Echo(echo) => (0, echo.outstanding, echo.size_bytes, 0),
+            Scenario::Echo(echo) => {
+                if echo.rate.is_some() && echo.messages.is_some() {
+                    return Err(PlanError::Both("rate", "messages"));
+                }
+                (0, echo.outstanding, echo.size_bytes, 0)
+            }
             Scenario::Fanout(fanout) => {
                 check_channel(&fanout.channel)?;
                 within("publishers", u64::from(fanout.publishers), 1, 64)?;
@@ -217,8 +262,26 @@ impl Plan {
                 return Err(PlanError::Header(name.clone()));
             }
         }
+        if let Some(subprotocols) = &self.subprotocols
+            && subprotocols
+                .chars()
+                .any(|c| c.is_control() || !c.is_ascii())
+        {
+            return Err(PlanError::Header("Sec-WebSocket-Protocol".to_owned()));
+        }
         if self.endings.is_empty() {
             return Err(PlanError::NoEnding);
+        }
+        if self.stay_ms.is_some() {
+            let excluded = match &self.scenario {
+                _ if self.stall => Some("stall"),
+                Scenario::Idle => None,
+                Scenario::Channels(channels) if channels.publishers == 0 => None,
+                _ => Some("traffic of these connections"),
+            };
+            if let Some(excluded) = excluded {
+                return Err(PlanError::Both("stay_ms", excluded));
+            }
         }
         if let Some(rate) = self.connect_rate {
             within("connect_rate", rate.into(), 1, 1_000_000)?;
@@ -330,17 +393,7 @@ mod tests {
         assert!(plan(9, 1, fanout(0, "c")).check().is_err());
         assert!(plan(4, 2, fanout(3, "c")).check().is_err());
         let echo = |size_bytes, outstanding| {
-            let rate = None;
-            plan(
-                1,
-                1,
-                Scenario::Echo(EchoPlan {
-                    size_bytes,
-                    outstanding,
-                    rate,
-                }),
-            )
-            .check()
+            plan(1, 1, Scenario::Echo(EchoPlan::new(size_bytes, outstanding))).check()
         };
         assert_eq!(echo(0, 1), Ok(()));
         assert!(echo(64, 0).is_err());

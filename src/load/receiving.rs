@@ -20,10 +20,13 @@ impl<S: Scenario> Worker<S> {
             return;
         }
         if !completion.more {
-            self.ring
-                .poll(connection.slot, Token::new(Op::Poll, key, 0));
+            let token = Token::new(Op::Poll, key, connection.generation);
+            self.ring.poll(connection.slot, token);
         }
         connection.ending |= completion.result < 0 || completion.result & POLL_ENDS != 0;
+        if connection.stalled && !connection.draining {
+            return;
+        }
         if connection.receiving {
             connection.readable_again = true;
         } else {
@@ -37,25 +40,46 @@ impl<S: Scenario> Worker<S> {
         connection.receiving = true;
         connection.readable_again = false;
         if self.receives == self.receives_max {
-            self.starved.push_back(key);
+            self.starved.push_back((key, connection.generation));
             return;
         }
         self.receives += 1;
-        let token = Token::new(Op::Recv, key, 0);
+        let token = Token::new(Op::Recv, key, connection.generation);
         self.ring.recv(connection.slot, self.class, token);
+    }
+
+    /// Reads again from those that don't, to see whether the server has closed them.
+    pub(super) fn drain(&mut self) {
+        if !std::mem::take(&mut self.stall) {
+            return;
+        }
+        for key in 0..self.connections.len() as u32 {
+            let connection = &mut self.connections[key as usize];
+            if connection.stalled && connection.stage == Stage::Open {
+                connection.draining = true;
+                if !connection.receiving {
+                    self.receive(key);
+                }
+            }
+        }
     }
 
     pub(super) fn receive_starved(&mut self) {
         while self.receives < self.receives_max
-            && let Some(key) = self.starved.pop_front()
+            && let Some((key, generation)) = self.starved.pop_front()
         {
-            self.receive(key);
+            let connection = &self.connections[key as usize];
+            if connection.generation == generation && connection.stage != Stage::Closed {
+                self.receive(key);
+            }
         }
     }
 
     pub(super) fn received(&mut self, key: u32, completion: &Completion) -> anyhow::Result<()> {
         self.receives -= 1;
-        if self.connections[key as usize].stage == Stage::Closed {
+        let connection = &self.connections[key as usize];
+        let generation = connection.generation;
+        if generation != completion.token.generation() || connection.stage == Stage::Closed {
             if let Some(buffer) = completion.buffer {
                 self.ring.recycle(buffer);
             }
@@ -72,14 +96,17 @@ impl<S: Scenario> Worker<S> {
                 libc::EAGAIN | libc::EINTR => Ok(()),
                 // Should not happen, as receives are counted; the next turn tries again.
                 libc::ENOBUFS => {
-                    self.starved.push_back(key);
+                    self.starved.push_back((key, generation));
                     return Ok(());
                 }
                 error => Err(io::Error::from_raw_os_error(error).to_string()),
             },
         };
         if let Err(reason) = outcome {
-            if !self.ended(key) {
+            if self.connections[key as usize].draining {
+                self.cut += 1;
+                self.close(key);
+            } else if !self.ended(key) {
                 self.fail(key, &reason);
             }
             return Ok(());
@@ -88,6 +115,7 @@ impl<S: Scenario> Worker<S> {
         connection.receiving = false;
         let got_bytes = completion.result > 0;
         if connection.stage != Stage::Closed
+            && (!connection.stalled || connection.draining)
             && (connection.readable_again
                 || completion.nonempty
                 || (connection.ending && got_bytes))
@@ -100,6 +128,9 @@ impl<S: Scenario> Worker<S> {
     /// Reads what was received.
     fn take(&mut self, key: u32, buffer: BufferId, length: usize) -> Result<(), String> {
         let connection = &mut self.connections[key as usize];
+        if connection.draining {
+            return Ok(());
+        }
         let input = &mut self.ring.buffer(buffer)[..length];
         let mut out = Outgoing {
             waiting: &mut connection.waiting,
@@ -108,6 +139,7 @@ impl<S: Scenario> Worker<S> {
         };
         let mut consumed = 0;
         let (mut became_ready, mut opened, mut held) = (false, false, false);
+        let mut pings = 0;
         let mut rest: Vec<u8>;
         let mut frames: &mut [u8] = &mut [];
         match connection.stage {
@@ -121,6 +153,13 @@ impl<S: Scenario> Worker<S> {
                     connection.head = head;
                     return Ok(());
                 };
+                if let Some(chosen) = accepted.subprotocol
+                    && !is_offered(self.subprotocols.as_deref(), chosen)
+                {
+                    return Err(format!(
+                        "the server chose {chosen:?}, which was not offered"
+                    ));
+                }
                 consumed += accepted.consumed;
                 connection.stage = Stage::Open;
                 self.connecting -= 1;
@@ -143,6 +182,7 @@ impl<S: Scenario> Worker<S> {
                 }
                 Event::Ping(payload) => {
                     out.frame(Opcode::Pong, payload);
+                    pings += 1;
                     Ok(false)
                 }
                 Event::Pong(payload) => {
@@ -166,9 +206,12 @@ impl<S: Scenario> Worker<S> {
                 }
             }
         });
-        self.ready += u32::from(became_ready);
+        self.pings += pings;
         if opened {
             self.note_opened(key);
+        }
+        if became_ready {
+            self.note_ready(key);
         }
         if held {
             self.close(key);
@@ -180,4 +223,10 @@ impl<S: Scenario> Worker<S> {
             .map(|_| ())
             .map_err(|error| format!("the server broke the protocol: {error}"))
     }
+}
+
+/// Whether a subprotocol is in the list of those that were offered.
+fn is_offered(offers: Option<&str>, chosen: &str) -> bool {
+    let mut offers = offers.into_iter().flat_map(|list| list.split(','));
+    offers.any(|offer| offer.trim() == chosen)
 }

@@ -40,10 +40,15 @@ pub(super) struct Shared {
     /// Counts up when measured latencies are to be handed in.
     pub(super) lap: AtomicU32,
     pub(super) workers: Box<[Counters]>,
+    /// Those that don't read are to read again, and to throw away what comes.
+    pub(super) drain: AtomicBool,
     failed: AtomicBool,
+    /// Connections that failed.
+    failures: AtomicU64,
+    /// Why: of the run if it failed, else of the first of them.
     failure: Mutex<Option<String>>,
-    /// Of messages and of connects.
-    latencies: Mutex<(Latencies, Latencies)>,
+    /// What was handed in of the lap.
+    laps: Mutex<Lap>,
 }
 
 /// One worker's counters, written by it alone; on cache lines of its own.
@@ -53,7 +58,10 @@ pub(super) struct Counters {
     pub(super) messages: AtomicU64,
     pub(super) bytes: AtomicU64,
     pub(super) publishes: AtomicU64,
-    pub(super) opened: AtomicU32,
+    pub(super) opened: AtomicU64,
+    pub(super) left: AtomicU64,
+    pub(super) cut: AtomicU64,
+    pub(super) pings: AtomicU64,
     pub(super) ready: AtomicU32,
     /// The last lap that was handed in.
     pub(super) lap: AtomicU32,
@@ -67,9 +75,11 @@ impl Shared {
             phase: AtomicU8::new(Phase::Pause as u8),
             lap: AtomicU32::new(0),
             workers: (0..workers).map(|_| Counters::default()).collect(),
+            drain: AtomicBool::new(false),
             failed: AtomicBool::new(false),
+            failures: AtomicU64::new(0),
             failure: Mutex::new(None),
-            latencies: Mutex::default(),
+            laps: Mutex::default(),
         }
     }
 
@@ -89,17 +99,29 @@ impl Shared {
         self.failed.store(true, Ordering::Release);
     }
 
-    pub(super) fn add_latencies(&self, messages: &Latencies, connects: &Latencies) {
-        if let Ok(mut all) = self.latencies.lock() {
-            all.0.merge(messages);
-            all.1.merge(connects);
+    /// Counts a connection that failed; one beyond `most` fails the run. Keeps the first reason.
+    pub(super) fn fail_connection(&self, reason: String, most: u32) {
+        let before = self.failures.fetch_add(1, Ordering::AcqRel);
+        if let Ok(mut failure) = self.failure.lock() {
+            failure.get_or_insert(reason);
+        }
+        if before >= most.into() {
+            self.failed.store(true, Ordering::Release);
         }
     }
 
-    /// Those handed in since the last time, of messages and of connects.
-    fn take_latencies(&self) -> (Latencies, Latencies) {
-        let taken = self.latencies.lock();
-        taken.map_or_else(|_| Default::default(), |mut all| std::mem::take(&mut *all))
+    pub(super) fn add_lap(&self, lap: &Lap) {
+        if let Ok(mut all) = self.laps.lock() {
+            all.messages.merge(&lap.messages);
+            all.lasts.merge(&lap.lasts);
+            all.connects.merge(&lap.connects);
+        }
+    }
+
+    /// What was handed in since the last time.
+    fn take_lap(&self) -> Lap {
+        let taken = self.laps.lock();
+        taken.map_or_else(|_| Lap::default(), |mut all| std::mem::take(&mut *all))
     }
 
     fn check(&self) -> anyhow::Result<()> {
@@ -134,6 +156,22 @@ impl Counts {
     }
 }
 
+/// The connections of a run at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Live {
+    /// Open and, where the scenario subscribes, subscribed.
+    pub ready: u32,
+    /// All that the server ever accepted.
+    pub opened: u64,
+    /// Closed because their time was over ([`Plan::stay_ms`]).
+    pub left: u64,
+    /// Closed by the server, of those that did not read ([`Plan::stall`]); seen once they read again
+    /// ([`Load::drain`]): the end comes after what was sent before.
+    pub cut: u64,
+    /// Failed, of those that may ([`Plan::failures_max`]).
+    pub failed: u64,
+}
+
 /// What is left of a run when it is over.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Summary {
@@ -147,10 +185,12 @@ pub struct Summary {
 }
 
 /// What was measured between two calls of [`Load::lap`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Lap {
     /// As [`Summary::latency`].
     pub messages: Latencies,
+    /// From each publish to its last delivery, where there are publishes.
+    pub lasts: Latencies,
     /// As [`Summary::connect_latency`].
     pub connects: Latencies,
 }
@@ -163,6 +203,7 @@ pub struct Load {
     /// What the workers of [`Scenario::Channels`] share, and how many channels its groups have.
     board: Option<Arc<Board>>,
     groups: Vec<u32>,
+    publishers: u32,
 }
 
 impl Load {
@@ -175,12 +216,13 @@ impl Load {
         plan.check()?;
         let shared = Arc::new(Shared::new(plan.workers));
         let progress = progress(plan);
-        let (board, groups) = match &plan.scenario {
+        let (board, groups, publishers) = match &plan.scenario {
             Scenario::Channels(channels) => (
                 Some(Arc::new(Board::new(channels, plan))),
                 channels.groups.iter().map(|group| group.channels).collect(),
+                channels.publishers,
             ),
-            _ => (None, Vec::new()),
+            _ => (None, Vec::new(), 0),
         };
         let mut load = Self {
             shared: Arc::clone(&shared),
@@ -188,6 +230,7 @@ impl Load {
             connections: plan.connections,
             board: board.clone(),
             groups,
+            publishers,
         };
         for index in 0..plan.workers as usize {
             let (plan, shared) = (plan.clone(), Arc::clone(&shared));
@@ -218,9 +261,10 @@ impl Load {
     /// # Errors
     /// When a connection failed, or `limit` is over.
     pub fn wait_ready(&self, limit: Duration) -> anyhow::Result<Duration> {
-        let ready = || self.sum(|worker| worker.ready.load(Ordering::Acquire).into());
-        self.wait(limit, || ready() == u64::from(self.connections))
-            .with_context(|| format!("{} of {} connections ready", ready(), self.connections))?;
+        let ready = || u64::from(self.live().ready);
+        let all = u64::from(self.connections);
+        self.wait(limit, || ready() + self.failures() >= all)
+            .with_context(|| format!("{} of {all} connections ready", ready()))?;
         Ok(self.shared.began.elapsed())
     }
 
@@ -230,17 +274,50 @@ impl Load {
     /// # Errors
     /// When a connection failed, or `limit` is over.
     pub fn wait_open(&self, limit: Duration) -> anyhow::Result<Duration> {
-        self.wait(limit, || self.opened() == self.connections)
-            .with_context(|| {
-                format!("{} of {} connections open", self.opened(), self.connections)
-            })?;
+        let all = u64::from(self.connections);
+        self.wait(limit, || self.opened() + self.failures() >= all)
+            .with_context(|| format!("{} of {all} connections open", self.opened()))?;
         Ok(self.shared.began.elapsed())
     }
 
     /// Connections that the server has accepted so far.
     #[must_use]
-    pub fn opened(&self) -> u32 {
-        self.sum(|worker| worker.opened.load(Ordering::Acquire).into()) as u32
+    pub fn opened(&self) -> u64 {
+        self.sum(|worker| worker.opened.load(Ordering::Acquire))
+    }
+
+    fn failures(&self) -> u64 {
+        self.shared.failures.load(Ordering::Acquire)
+    }
+
+    /// How the connections are now. Cheap; at most one turn of a worker behind.
+    #[must_use]
+    pub fn live(&self) -> Live {
+        Live {
+            ready: self.sum(|worker| worker.ready.load(Ordering::Acquire).into()) as u32,
+            opened: self.opened(),
+            left: self.sum(|worker| worker.left.load(Ordering::Relaxed)),
+            cut: self.sum(|worker| worker.cut.load(Ordering::Relaxed)),
+            failed: self.failures(),
+        }
+    }
+
+    /// Lets connections read again that don't ([`Plan::stall`]), and throw away what comes: so it is seen
+    /// whether the server has closed them ([`Live::cut`]).
+    pub fn drain(&self) {
+        self.shared.drain.store(true, Ordering::Release);
+    }
+
+    /// Pings that the server sent, each answered.
+    #[must_use]
+    pub fn pings(&self) -> u64 {
+        self.sum(|worker| worker.pings.load(Ordering::Relaxed))
+    }
+
+    /// Why the first connection failed, of those that may.
+    #[must_use]
+    pub fn first_failure(&self) -> Option<String> {
+        self.shared.failure.lock().ok()?.clone()
     }
 
     /// Lets connections subscribe that were held back ([`super::ChannelsPlan::held_back`]).
@@ -272,6 +349,21 @@ impl Load {
         Ok(Duration::from_nanos(board.burst_ns()))
     }
 
+    /// Lets every subscriber of [`Scenario::Channels`] publish once to its channel of a group, in which each
+    /// has one of its own, and waits until all have it back. For a run without other traffic.
+    ///
+    /// # Errors
+    /// When the plan has no such group, a connection failed, or `limit` is over.
+    pub fn everyone(&self, group: usize, limit: Duration) -> anyhow::Result<()> {
+        let Some(board) = self.board.as_ref().filter(|_| group < self.groups.len()) else {
+            bail!("there is no group {group}");
+        };
+        let messages = self.counts().messages + u64::from(self.live().ready);
+        let messages = messages - u64::from(self.publishers);
+        board.ask_round(group);
+        self.wait_messages(messages, limit)
+    }
+
     /// What was measured since the last call, or since the start.
     ///
     /// # Errors
@@ -280,8 +372,7 @@ impl Load {
         let lap = self.shared.lap.fetch_add(1, Ordering::AcqRel) + 1;
         let late = || self.sum(|worker| u64::from(worker.lap.load(Ordering::Acquire) != lap));
         self.wait(limit, || late() == 0)?;
-        let (messages, connects) = self.shared.take_latencies();
-        Ok(Lap { messages, connects })
+        Ok(self.shared.take_lap())
     }
 
     /// Lets traffic run.
@@ -314,6 +405,15 @@ impl Load {
             .with_context(|| format!("{} messages were delivered", self.counts().messages))
     }
 
+    /// Waits until `messages` messages have been counted.
+    ///
+    /// # Errors
+    /// When a connection failed, or `limit` is over.
+    pub fn wait_messages(&self, messages: u64, limit: Duration) -> anyhow::Result<()> {
+        self.wait(limit, || self.counts().messages >= messages)
+            .with_context(|| format!("{} of {messages} came", self.counts().messages))
+    }
+
     /// What has been counted so far. Cheap; at most one turn of a worker behind.
     #[must_use]
     pub fn counts(&self) -> Counts {
@@ -340,11 +440,11 @@ impl Load {
     pub fn finish(mut self) -> anyhow::Result<Summary> {
         self.close();
         self.shared.check()?;
-        let (messages, connects) = self.shared.take_latencies();
+        let lap = self.shared.take_lap();
         Ok(Summary {
             counts: self.counts(),
-            latency: messages.summary(),
-            connect_latency: connects.summary(),
+            latency: lap.messages.summary(),
+            connect_latency: lap.connects.summary(),
         })
     }
 

@@ -25,6 +25,9 @@ pub(super) trait Scenario {
         out: &mut Outgoing<'_>,
     ) -> Result<bool, String>;
 
+    /// Connection `key` was closed, whoever closed it.
+    fn closed(&mut self, key: u32, state: &mut Self::State);
+
     /// What follows happens at `now_ns`, of a clock that begins anywhere.
     fn clock(&mut self, now_ns: u64);
 
@@ -43,8 +46,8 @@ pub(super) trait Scenario {
     /// Whether everything that was sent has been answered.
     fn is_quiet(&self) -> bool;
 
-    /// Round-trip times since the last call.
-    fn take_latencies(&mut self) -> super::Latencies;
+    /// Times since the last call: of each message, and of publishes to their last subscriber.
+    fn take_latencies(&mut self) -> (super::Latencies, super::Latencies);
 }
 
 /// What a scenario counts.

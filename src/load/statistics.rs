@@ -37,10 +37,26 @@ impl Latencies {
         let _ = self.0.add(&other.0);
     }
 
+    /// The latency that this part (0 to 1) of them did not exceed, in microseconds; 0 when there is none.
+    #[must_use]
+    pub fn quantile_us(&self, quantile: f64) -> f64 {
+        self.0.value_at_quantile(quantile) as f64 / 1_000.0
+    }
+
+    /// How many were at most how long (in microseconds) and longer than the entry before; without those
+    /// of which there are none.
+    pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> {
+        let recorded = self.0.iter_recorded();
+        recorded.map(|bucket| {
+            let up_to_us = bucket.value_iterated_to() as f64 / 1_000.0;
+            (up_to_us, bucket.count_at_value())
+        })
+    }
+
     /// What to print of them.
     #[must_use]
     pub fn summary(&self) -> LatencySummary {
-        let us = |quantile| self.0.value_at_quantile(quantile) as f64 / 1_000.0;
+        let us = |quantile| self.quantile_us(quantile);
         LatencySummary {
             count: self.0.len(),
             p50_us: us(0.5),

@@ -15,8 +15,9 @@ use socket2::{Domain, Socket, Type};
 
 use super::Latencies;
 use super::connection::{Connection, Stage};
+use super::explain;
 use super::plan::{CONNECTION, Ending, Plan};
-use super::run::{Phase, Shared};
+use super::run::{Lap, Phase, Shared};
 use super::scenario::{MaskKeys, Outgoing, Scenario};
 use crate::ring::{
     BufferClass, Completion, Op, PayloadPool, Peers, Ring, Token, Uring, UringConfig, Wait,
@@ -58,24 +59,39 @@ pub(super) struct Worker<S: Scenario> {
     /// The upgrade request; between its parts belongs the connection's number.
     request: Vec<Vec<u8>>,
     pub(super) accept: AcceptKey,
+    pub(super) subprotocols: Option<String>,
     pub(super) rules: Rules,
     pub(super) class: BufferClass,
     pub(super) pool: PayloadPool,
     pub(super) keys: MaskKeys,
     /// Connections with something to send.
     listed: Vec<u32>,
-    /// Connections that wait for a receive buffer.
-    pub(super) starved: VecDeque<u32>,
+    /// Connections that wait for a receive buffer, with their generation.
+    pub(super) starved: VecDeque<(u32, u32)>,
     pub(super) receives: u16,
     pub(super) receives_max: u16,
-    /// The next connection to begin, and how many handshakes are in flight.
-    begun: u32,
+    /// Connections that were begun, and how many handshakes are in flight.
+    begun: u64,
     pub(super) connecting: u32,
+    /// Entries whose connection is closed, for others to take their place.
+    pub(super) vacant: VecDeque<u32>,
+    /// How long a connection stays, when each of those that don't stay for ever has to go, and until when
+    /// each of those that go must be gone: the oldest first, with its generation.
+    pub(super) stay_ns: Option<u64>,
+    pub(super) leaving: VecDeque<(u64, u32, u32)>,
+    pub(super) parted_by: VecDeque<(u64, u32, u32)>,
+    pub(super) stall: bool,
+    failures_max: u32,
     /// The port to try for the next connection from `source`.
     next_port: u16,
     pub(super) ready: u32,
-    /// Connections that the server accepted.
-    opened: u32,
+    /// Connections that the server accepted, that were closed because their time was over, and of those
+    /// that don't read any more: that the server closed.
+    opened: u64,
+    pub(super) left: u64,
+    pub(super) cut: u64,
+    /// Pings answered.
+    pub(super) pings: u64,
     /// From the beginning of a connect to the complete upgrade.
     connect_latencies: Latencies,
     clock: Instant,
@@ -120,13 +136,21 @@ impl<S: Scenario> Worker<S> {
         let mut key = [0; 16];
         getrandom::fill(&mut key).map_err(|error| anyhow::anyhow!("no random bytes: {error}"))?;
         let mut request = Vec::new();
-        let host = plan.address.to_string();
+        let host = plan.host.clone();
+        let host = host.unwrap_or_else(|| plan.address.to_string());
         let headers: Vec<(&str, &str)> = plan
             .headers
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect();
-        let accept = write_request(&mut request, &host, &plan.path, &key, None, &headers);
+        let accept = write_request(
+            &mut request,
+            &host,
+            &plan.path,
+            &key,
+            plan.subprotocols.as_deref(),
+            &headers,
+        );
         let part = f64::from(connections) / f64::from(plan.connections);
         Ok(Self {
             ring: Uring::new(config)?,
@@ -147,6 +171,7 @@ impl<S: Scenario> Worker<S> {
             endings: plan.endings.clone(),
             request: split(&request, CONNECTION.as_bytes()),
             accept,
+            subprotocols: plan.subprotocols.clone(),
             rules: Rules {
                 role: Role::Client,
                 message_bytes: MESSAGE_BYTES_MAX,
@@ -161,9 +186,18 @@ impl<S: Scenario> Worker<S> {
             receives_max,
             begun: 0,
             connecting: 0,
+            vacant: VecDeque::new(),
+            stay_ns: plan.stay_ms.map(|ms| u64::from(ms) * 1_000_000),
+            leaving: VecDeque::new(),
+            parted_by: VecDeque::new(),
+            stall: plan.stall,
+            failures_max: plan.failures_max,
             next_port: FIRST_PORT,
             ready: 0,
             opened: 0,
+            left: 0,
+            cut: 0,
+            pings: 0,
             connect_latencies: Latencies::new(),
             lap: 0,
             parting: 0,
@@ -180,6 +214,10 @@ impl<S: Scenario> Worker<S> {
                 return self.close_all(&mut completions);
             }
             let running = phase == Phase::Run;
+            self.leave();
+            if self.shared.drain.load(Ordering::Acquire) {
+                self.drain();
+            }
             self.connect_more()?;
             self.scenario.clock(self.now_ns());
             self.scenario.turn(running);
@@ -218,7 +256,7 @@ impl<S: Scenario> Worker<S> {
         }
     }
 
-    fn now_ns(&self) -> u64 {
+    pub(super) fn now_ns(&self) -> u64 {
         self.clock.elapsed().as_nanos() as u64
     }
 
@@ -235,8 +273,12 @@ impl<S: Scenario> Worker<S> {
 
     pub(super) fn hand_in_latencies(&mut self) {
         let connects = std::mem::take(&mut self.connect_latencies);
-        let messages = self.scenario.take_latencies();
-        self.shared.add_latencies(&messages, &connects);
+        let (messages, lasts) = self.scenario.take_latencies();
+        self.shared.add_lap(&Lap {
+            messages,
+            lasts,
+            connects,
+        });
     }
 
     /// The upgrade of `key` is complete.
@@ -257,6 +299,9 @@ impl<S: Scenario> Worker<S> {
             .store(counts.publishes, Ordering::Relaxed);
         counters.opened.store(self.opened, Ordering::Release);
         counters.ready.store(self.ready, Ordering::Release);
+        counters.left.store(self.left, Ordering::Relaxed);
+        counters.cut.store(self.cut, Ordering::Relaxed);
+        counters.pings.store(self.pings, Ordering::Relaxed);
         let quiet = self.scenario.is_quiet();
         counters.quiet.store(quiet, Ordering::Release);
     }
@@ -264,13 +309,11 @@ impl<S: Scenario> Worker<S> {
     /// Begins handshakes, as many as may be in flight.
     fn connect_more(&mut self) -> anyhow::Result<()> {
         let due = match self.connect_rate {
-            Some(rate) => (self.now_ns() as f64 / 1e9 * rate) as usize,
-            None => usize::MAX,
+            Some(rate) => (self.now_ns() as f64 / 1e9 * rate) as u64,
+            None => u64::MAX,
         };
-        while self.connecting < self.connecting_max
-            && (self.begun as usize) < self.connections.len().min(due)
-        {
-            let key = self.begun;
+        while self.connecting < self.connecting_max && self.begun < due {
+            let Some(key) = self.next_key() else { break };
             let socket = self.socket().map_err(|error| self.connect_error(&error))?;
             let slot = self.ring.install(socket.into())?;
             let began_ns = self.now_ns();
@@ -278,7 +321,7 @@ impl<S: Scenario> Worker<S> {
             connection.began_ns = began_ns;
             connection.slot = slot;
             connection.stage = Stage::Connecting;
-            let token = Token::new(Op::Connect, key, 0);
+            let token = Token::new(Op::Connect, key, connection.generation);
             self.ring.connect(slot, self.address, token);
             self.begun += 1;
             self.connecting += 1;
@@ -300,29 +343,48 @@ impl<S: Scenario> Worker<S> {
     /// Binds to the next free port of `source`. The kernel's own choice (port 0) takes longer the
     /// more ports are in use: minutes for 19,000.
     fn bind(&mut self, socket: &Socket, source: IpAddr) -> io::Result<()> {
-        loop {
+        for _ in FIRST_PORT..=u16::MAX {
             let port = self.next_port;
-            self.next_port = port.checked_add(1).ok_or(io::ErrorKind::AddrNotAvailable)?;
+            self.next_port = port.checked_add(1).unwrap_or(FIRST_PORT);
             match socket.bind(&SocketAddr::new(source, port).into()) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
                 result => return result,
             }
         }
+        Err(io::ErrorKind::AddrNotAvailable.into())
+    }
+
+    /// The entry of the next connection to begin, if there is room for one.
+    fn next_key(&mut self) -> Option<u32> {
+        if (self.begun as usize) < self.connections.len() {
+            return Some(self.begun as u32);
+        }
+        self.stay_ns?;
+        let key = self.vacant.pop_front()?;
+        let connection = &mut self.connections[key as usize];
+        if let Some(payload) = connection.waiting.take() {
+            self.pool.put(payload);
+        }
+        *connection = connection.again();
+        Some(key)
     }
 
     fn connect_error(&self, error: &io::Error) -> anyhow::Error {
+        let hint = explain::connect(error).map_or_else(String::new, |hint| format!("; {hint}"));
         anyhow::anyhow!(
-            "cannot connect to {}: {error} (after {} connections)",
+            "cannot connect to {}: {error} (after {} connections){hint}",
             self.address,
-            self.ready
+            self.opened
         )
     }
 
     pub(super) fn complete(&mut self, completion: Completion) -> anyhow::Result<()> {
         let key = completion.token.key();
+        let of_this_life =
+            self.connections[key as usize].generation == completion.token.generation();
         match completion.token.op() {
-            Some(Op::Connect) => self.connected(key, completion.result),
-            Some(Op::Poll) => {
+            Some(Op::Connect) if of_this_life => self.connected(key, completion.result),
+            Some(Op::Poll) if of_this_life => {
                 self.polled(key, &completion);
                 Ok(())
             }
@@ -343,11 +405,13 @@ impl<S: Scenario> Worker<S> {
         }
         if result < 0 {
             let error = io::Error::from_raw_os_error(-result);
-            return Err(self.connect_error(&error));
+            let reason = self.connect_error(&error).to_string();
+            self.fail(key, &reason);
+            return Ok(());
         }
         connection.stage = Stage::Upgrading;
-        self.ring
-            .poll(connection.slot, Token::new(Op::Poll, key, 0));
+        let token = Token::new(Op::Poll, key, connection.generation);
+        self.ring.poll(connection.slot, token);
         let mut out = Outgoing {
             waiting: &mut connection.waiting,
             pool: &mut self.pool,
@@ -366,7 +430,8 @@ impl<S: Scenario> Worker<S> {
     /// Notes that a connection may have something to send.
     pub(super) fn list(&mut self, key: u32) {
         let connection = &mut self.connections[key as usize];
-        if connection.waiting.is_some() && !connection.listed && !connection.sending {
+        let open = connection.stage != Stage::Closed;
+        if open && connection.waiting.is_some() && !connection.listed && !connection.sending {
             connection.listed = true;
             self.listed.push(key);
         }
@@ -379,7 +444,8 @@ impl<S: Scenario> Worker<S> {
             connection.listed = false;
             if let Some(payload) = connection.waiting.take() {
                 connection.sending = true;
-                let (end, token) = (payload.len(), Token::new(Op::Send, key, 0));
+                let token = Token::new(Op::Send, key, connection.generation);
+                let end = payload.len();
                 self.ring.send(connection.slot, payload, 0, end, token);
             }
         }
@@ -387,6 +453,13 @@ impl<S: Scenario> Worker<S> {
 
     fn sent(&mut self, key: u32, completion: Completion) -> anyhow::Result<()> {
         let connection = &mut self.connections[key as usize];
+        if connection.generation != completion.token.generation() {
+            completion
+                .payload
+                .into_iter()
+                .for_each(|payload| self.pool.put(payload));
+            return Ok(());
+        }
         connection.sending = false;
         let Some(payload) = completion.payload else {
             return Ok(());
@@ -405,16 +478,10 @@ impl<S: Scenario> Worker<S> {
         Ok(())
     }
 
-    /// A connection that fails fails the run.
+    /// A connection failed, which fails the run if it is one too many.
     pub(super) fn fail(&mut self, key: u32, reason: &str) {
-        let connection = &mut self.connections[key as usize];
-        if matches!(connection.stage, Stage::Connecting | Stage::Upgrading) {
-            self.connecting -= 1;
-        }
-        self.shared.fail(format!(
-            "connection {key} of client thread {}: {reason}",
-            self.index
-        ));
+        let reason = format!("connection {key} of client thread {}: {reason}", self.index);
+        self.shared.fail_connection(reason, self.failures_max);
         self.close(key);
     }
 }

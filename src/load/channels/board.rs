@@ -27,6 +27,9 @@ pub(in crate::load) struct Board {
     /// Bursts that were asked for, and the group of the last one.
     bursts: AtomicU32,
     burst_group: AtomicU32,
+    /// Rounds in which every subscriber publishes once, and the group of the last one.
+    rounds: AtomicU32,
+    round_group: AtomicU32,
     /// When the first publish of a burst left, and when the last delivery of it arrived.
     first_ns: AtomicU64,
     last_ns: AtomicU64,
@@ -53,6 +56,8 @@ impl Board {
             subscribe: AtomicBool::new(!channels.held_back),
             bursts: AtomicU32::new(0),
             burst_group: AtomicU32::new(0),
+            rounds: AtomicU32::new(0),
+            round_group: AtomicU32::new(0),
             first_ns: AtomicU64::new(u64::MAX),
             last_ns: AtomicU64::new(0),
         }
@@ -80,12 +85,14 @@ impl Board {
         self.first_ns.fetch_min(now_ns, Ordering::Relaxed);
     }
 
-    /// Notes a delivery.
-    pub(super) fn land(&self, flight: &Flight, channel: u32, now_ns: u64) {
+    /// Notes a delivery; true if it was the last one of its publish.
+    pub(super) fn land(&self, flight: &Flight, channel: u32, now_ns: u64) -> bool {
         let before = flight.delivered.fetch_add(1, Ordering::AcqRel);
-        if before + 1 == self.subscribers(channel) {
+        let is_last = before + 1 == self.subscribers(channel);
+        if is_last {
             self.last_ns.fetch_max(now_ns, Ordering::AcqRel);
         }
+        is_last
     }
 
     /// Asks for one publish to each channel of a group.
@@ -104,10 +111,26 @@ impl Board {
 
     /// The group of a burst that was asked for after the first `seen`.
     pub(super) fn burst_after(&self, seen: &mut u32) -> Option<usize> {
-        let bursts = self.bursts.load(Ordering::Acquire);
-        (bursts != *seen).then(|| {
-            *seen = bursts;
-            self.burst_group.load(Ordering::Relaxed) as usize
-        })
+        after(&self.bursts, &self.burst_group, seen)
     }
+
+    /// Asks every subscriber to publish once to its channel of a group.
+    pub(in crate::load) fn ask_round(&self, group: usize) {
+        self.round_group.store(group as u32, Ordering::Relaxed);
+        self.rounds.fetch_add(1, Ordering::Release);
+    }
+
+    /// The group of a round that was asked for after the first `seen`.
+    pub(super) fn round_after(&self, seen: &mut u32) -> Option<usize> {
+        after(&self.rounds, &self.round_group, seen)
+    }
+}
+
+/// The group of what was asked for since `seen`, if it was.
+fn after(asked: &AtomicU32, group: &AtomicU32, seen: &mut u32) -> Option<usize> {
+    let now = asked.load(Ordering::Acquire);
+    (now != *seen).then(|| {
+        *seen = now;
+        group.load(Ordering::Relaxed) as usize
+    })
 }

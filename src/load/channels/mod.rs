@@ -22,6 +22,10 @@ use super::scenario::{Outgoing, Scenario, ScenarioCounts, noise};
 use crate::wire::frame::Opcode;
 use crate::wire::message::Kind;
 
+/// In place of a publisher's number: a subscriber published it, on its own channel.
+const OWN: u32 = 0xffff;
+/// Subscribers of a worker that wait at the same time for what they published.
+const OWN_MAX: u32 = 256;
 /// Where the randomly drawn channels begin.
 const SEED: u64 = 0x2545_f491_4f6c_dd1d;
 
@@ -41,17 +45,28 @@ pub(super) struct Channels {
     due: VecDeque<Due>,
     announced: Option<Due>,
     bursts_seen: u32,
+    /// Rounds in which every subscriber publishes once: how many were asked for, the group of the last one,
+    /// who has not yet, and how many wait for theirs.
+    rounds_seen: u32,
+    round_group: usize,
+    to_say: VecDeque<u32>,
+    saying: u32,
+    /// Connections have keys below this.
+    keys: u32,
     now_ns: u64,
     /// When the current run began.
     began_ns: Option<u64>,
     counts: ScenarioCounts,
+    /// Of each delivery, and of those that were a publish's last.
     latencies: Latencies,
+    lasts: Latencies,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Due {
     Subscribe(u32),
     Publish { publisher: u32, channel: u32 },
+    Say(u32),
 }
 
 #[derive(Debug)]
@@ -76,6 +91,12 @@ pub(super) struct ChannelsState {
     subscriptions: Box<[Subscription]>,
     /// Answers to its subscriptions that have not come.
     unanswered: u32,
+    /// It has asked for them.
+    asked: bool,
+    closed: bool,
+    /// The last round in which it published, and when, if that has not come back; else 0.
+    said_round: u32,
+    said_ns: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -165,10 +186,16 @@ impl Channels {
             due: VecDeque::new(),
             announced: None,
             bursts_seen: 0,
+            rounds_seen: 0,
+            round_group: 0,
+            to_say: VecDeque::new(),
+            saying: 0,
+            keys: 0,
             now_ns: 0,
             began_ns: None,
             counts: ScenarioCounts::default(),
             latencies: Latencies::new(),
+            lasts: Latencies::new(),
         }
     }
 
@@ -230,6 +257,12 @@ impl Channels {
         subscription.next_offset += 1;
         self.counts.messages += 1;
         self.counts.bytes += data.len() as u64;
+        if label.publisher == OWN {
+            return self.came_back(state, label);
+        }
+        if self.plan.publishers == 0 {
+            return Ok(()); // another run publishes
+        }
         if label.publisher >= self.plan.publishers {
             return Err(format!(
                 "publisher {} of {} published in {name}",
@@ -244,10 +277,66 @@ impl Channels {
             ));
         }
         let sent_at_ns = flight.sent_at_ns.load(Ordering::Relaxed);
-        self.latencies
-            .record_ns(self.now_ns.saturating_sub(sent_at_ns));
-        self.board.land(flight, label.channel, self.now_ns);
+        let took_ns = self.now_ns.saturating_sub(sent_at_ns);
+        self.latencies.record_ns(took_ns);
+        if self.board.land(flight, label.channel, self.now_ns) {
+            self.lasts.record_ns(took_ns);
+        }
         Ok(())
+    }
+
+    /// What a connection itself has published came back.
+    fn came_back(&mut self, state: &mut ChannelsState, label: Label) -> Result<(), String> {
+        if state.said_ns == 0 || label.number != self.rounds_seen {
+            return Err(format!(
+                "what a subscriber published in round {} came back twice, or to another one",
+                label.number
+            ));
+        }
+        let took_ns = self.now_ns.saturating_sub(state.said_ns);
+        self.latencies.record_ns(took_ns);
+        state.said_ns = 0;
+        self.saying -= 1;
+        Ok(())
+    }
+
+    /// The subscription of a connection in a group, with the channel's number.
+    fn own(&self, state: &mut ChannelsState) -> Option<(u32, u32)> {
+        let start = self.plan.start(self.round_group);
+        let end = start + self.plan.groups[self.round_group].channels;
+        let own = state.subscriptions.iter();
+        own.map(|own| (own.channel, own.next_sequence.unwrap_or(0)))
+            .find(|(channel, _)| (start..end).contains(channel))
+    }
+
+    fn say(&mut self, state: &mut ChannelsState, out: &mut Outgoing<'_>) {
+        let may = !state.closed && state.unanswered == 0 && state.said_round != self.rounds_seen;
+        let Some((channel, sequence)) = self.own(state).filter(|_| may) else {
+            self.saying -= 1;
+            return;
+        };
+        state.said_round = self.rounds_seen;
+        let label = Label {
+            publisher: OWN,
+            number: self.rounds_seen,
+            sequence,
+            channel,
+        };
+        state.said_ns = self.now_ns.max(1);
+        out.frame(Opcode::Text, &self.written(label));
+    }
+
+    /// The publish with this label.
+    fn written(&self, label: Label) -> Vec<u8> {
+        let mut message = format!(
+            r#"{{"type":"publish","channel":"{}","data":"{}"#,
+            self.plan.name(label.channel),
+            label.write()
+        )
+        .into_bytes();
+        message.extend_from_slice(&self.filler);
+        message.extend_from_slice(b"\"}");
+        message
     }
 
     /// The subscription that an answer or a message is for, and the channel's name.
@@ -356,15 +445,7 @@ impl Channels {
         publishing.on_the_way.push_back(channel);
         self.board
             .take_off(publisher, label.number, channel, self.now_ns);
-        let mut message = format!(
-            r#"{{"type":"publish","channel":"{}","data":"{}"#,
-            self.plan.name(channel),
-            label.write()
-        )
-        .into_bytes();
-        message.extend_from_slice(&self.filler);
-        message.extend_from_slice(b"\"}");
-        out.frame(Opcode::Text, &message);
+        out.frame(Opcode::Text, &self.written(label));
     }
 }
 
@@ -389,6 +470,7 @@ impl Scenario for Channels {
             publisher.open = true;
             return true;
         }
+        self.keys = self.keys.max(key + 1);
         let number = self.first_number + key - self.publishing.len() as u32;
         let subscription = |channel| Subscription {
             channel,
@@ -424,6 +506,19 @@ impl Scenario for Channels {
         }
     }
 
+    fn closed(&mut self, key: u32, state: &mut ChannelsState) {
+        state.closed = true;
+        if let Some(publisher) = self.publishing.get_mut(key as usize) {
+            publisher.open = false;
+        }
+        if state.asked && state.unanswered > 0 {
+            self.subscribing -= 1;
+        }
+        if state.said_ns > 0 {
+            self.saying -= 1;
+        }
+    }
+
     fn clock(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
     }
@@ -432,6 +527,16 @@ impl Scenario for Channels {
         self.settle();
         if let Some(group) = self.board.burst_after(&mut self.bursts_seen) {
             self.burst(group);
+        }
+        if let Some(group) = self.board.round_after(&mut self.rounds_seen) {
+            self.round_group = group;
+            self.to_say.extend(self.publishing.len() as u32..self.keys);
+        }
+        while self.saying < OWN_MAX
+            && let Some(key) = self.to_say.pop_front()
+        {
+            self.saying += 1;
+            self.due.push_back(Due::Say(key));
         }
         self.pace(running);
         while self.subscribing < self.subscribing_max
@@ -446,20 +551,24 @@ impl Scenario for Channels {
     fn next_due(&mut self) -> Option<u32> {
         self.announced = self.due.pop_front();
         self.announced.map(|due| match due {
-            Due::Subscribe(key) => key,
+            Due::Subscribe(key) | Due::Say(key) => key,
             Due::Publish { publisher, .. } => publisher,
         })
     }
 
     fn send(&mut self, _: u32, state: &mut ChannelsState, out: &mut Outgoing<'_>) {
         match self.announced.take() {
+            // Another one may ask in its place.
+            Some(Due::Subscribe(_)) if state.closed => self.subscribing -= 1,
             Some(Due::Subscribe(_)) => {
+                state.asked = true;
                 for subscription in &state.subscriptions {
                     let name = self.plan.name(subscription.channel);
                     let subscribe = format!(r#"{{"type":"subscribe","channel":"{name}"}}"#);
                     out.frame(Opcode::Text, subscribe.as_bytes());
                 }
             }
+            Some(Due::Say(_)) => self.say(state, out),
             Some(Due::Publish { publisher, channel }) => self.publish(publisher, channel, out),
             None => {}
         }
@@ -471,13 +580,15 @@ impl Scenario for Channels {
 
     fn is_quiet(&self) -> bool {
         self.due.is_empty()
+            && self.saying == 0
             && self
                 .publishing
                 .iter()
                 .all(|publisher| publisher.on_the_way.is_empty())
     }
 
-    fn take_latencies(&mut self) -> Latencies {
-        std::mem::take(&mut self.latencies)
+    fn take_latencies(&mut self) -> (Latencies, Latencies) {
+        let each = std::mem::take(&mut self.latencies);
+        (each, std::mem::take(&mut self.lasts))
     }
 }

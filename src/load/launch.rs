@@ -1,0 +1,206 @@
+//! Servers under load: started, pinned, found, stopped.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::Process;
+use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use tempfile::TempDir;
+
+/// A server prints its address within this time, or something is wrong.
+const START: Duration = Duration::from_secs(20);
+/// A server that was asked to stop is ended after this time.
+const STOP: Duration = Duration::from_secs(10);
+/// The name of the configuration in its directory.
+const CONFIG: &str = "ringwire.toml";
+
+/// How to start a server.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// What tables call it.
+    pub name: String,
+    /// The program; examples of this crate stand next to this one.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// What stands in the file that `--config` names; empty: there is no such file.
+    pub config: String,
+    /// Cores (operating system indexes) that all its threads are kept on. Empty: any.
+    pub cores: Vec<usize>,
+}
+
+impl Launch {
+    /// The command as a person would type it.
+    #[must_use]
+    pub fn command_line(&self) -> String {
+        let program = self.program.file_name().unwrap_or_default();
+        let mut words = vec![program.to_string_lossy().into_owned()];
+        words.extend(self.arguments.iter().cloned());
+        if !self.config.is_empty() {
+            words.push("--config FILE".to_owned());
+        }
+        words.join(" ")
+    }
+
+    /// The same server with `config` in its file.
+    #[must_use]
+    pub fn with_config(&self, config: &str) -> Self {
+        Self {
+            config: config.to_owned(),
+            ..self.clone()
+        }
+    }
+}
+
+/// A running server; it is stopped at the latest when this value is dropped.
+pub struct Server {
+    child: Child,
+    /// Holds the configuration while the server runs.
+    _config: Option<TempDir>,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What it uses.
+    pub process: Process,
+}
+
+impl Server {
+    /// Starts a server and waits until it says where it listens. Its standard error goes to
+    /// `NAME.stderr` in `log_dir`.
+    ///
+    /// # Errors
+    /// When it cannot be started, or does not say where it listens within 20 s; with what it said.
+    pub fn start(launch: &Launch, log_dir: &Path) -> anyhow::Result<Self> {
+        let log = log_dir.join(format!("{}.stderr", launch.name));
+        let mut command = Command::new(&launch.program);
+        // What is measured depends on the command alone.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("RINGWIRE_") {
+                command.env_remove(name);
+            }
+        }
+        let config = write_config(&launch.config).context("cannot write a configuration")?;
+        command.args(&launch.arguments);
+        if let Some(directory) = &config {
+            command.arg("--config").arg(directory.path().join(CONFIG));
+        }
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&log)?);
+        let started = start_on(command, &launch.cores);
+        let mut child =
+            started.with_context(|| format!("cannot start {}", launch.program.display()))?;
+        let stdout = child.stdout.take().context("stdout is a pipe")?;
+        match listening_address(stdout) {
+            Ok(address) => Ok(Self {
+                address,
+                process: Process::new(child.id())?,
+                child,
+                _config: config,
+            }),
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                let said = std::fs::read_to_string(&log).unwrap_or_default();
+                Err(error.context(format!("{} said: {}", launch.command_line(), said.trim())))
+            }
+        }
+    }
+
+    /// The process's identity.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks the server to stop (SIGTERM) and waits for it, 10 s at most.
+    ///
+    /// # Errors
+    /// When it had ended by itself before.
+    pub fn stop(mut self) -> anyhow::Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!("the server ended by itself during the measurement: {status}");
+        }
+        if let Some(pid) = i32::try_from(self.pid()).ok().and_then(Pid::from_raw) {
+            kill_process(pid, Signal::TERM)?;
+        }
+        let asked = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            if asked.elapsed() > STOP {
+                break; // dropping ends it
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Writes a server's configuration into a directory of its own, if there is any.
+fn write_config(config: &str) -> std::io::Result<Option<TempDir>> {
+    if config.is_empty() {
+        return Ok(None);
+    }
+    let directory = tempfile::tempdir()?;
+    std::fs::write(directory.path().join(CONFIG), config)?;
+    Ok(Some(directory))
+}
+
+/// Starts `command` from a thread that is kept on `cores`: a child inherits that.
+fn start_on(mut command: Command, cores: &[usize]) -> anyhow::Result<Child> {
+    thread::scope(|scope| {
+        let starter = scope.spawn(|| -> anyhow::Result<Child> {
+            pin_thread(cores)?;
+            Ok(command.spawn()?)
+        });
+        starter
+            .join()
+            .unwrap_or_else(|_| bail!("the starting thread panicked"))
+    })
+}
+
+/// Keeps the current thread on `cores`, if there are any.
+///
+/// # Errors
+/// When the system does not know one of them, or this process may not run there.
+pub fn pin_thread(cores: &[usize]) -> anyhow::Result<()> {
+    if cores.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    for &core in cores {
+        set.set(core);
+    }
+    sched_setaffinity(None, &set).with_context(|| format!("cannot pin to cores {cores:?}"))
+}
+
+/// Reads lines until one names an address; a thread reads on, so that the server never blocks.
+fn listening_address(stdout: ChildStdout) -> anyhow::Result<SocketAddr> {
+    let (found, address) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            let host = line.strip_prefix("listening on ws://");
+            let host = host.and_then(|rest| rest.split('/').next());
+            if let Some(address) = host.and_then(|host| host.trim().parse::<SocketAddr>().ok()) {
+                let _ = found.send(address);
+            }
+        }
+    });
+    address
+        .recv_timeout(START)
+        .context("no line `listening on ws://ADDRESS:PORT` on its standard output")
+}
