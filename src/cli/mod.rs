@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod config;
 mod flags;
 mod serve;
@@ -47,6 +48,9 @@ enum Subcommands {
     /// Run the server
     #[command(after_help = ENDING)]
     Serve(SettingFlags),
+    /// Measure what a server does under load
+    #[command(after_help = bench::ENDING)]
+    Bench(Box<bench::BenchCommand>),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -57,6 +61,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Subcommands::Serve(flags) => serve::run(flags),
+        Subcommands::Bench(command) => bench::execute(*command),
         Subcommands::Config(command) => config::run(command),
     };
     match result {

@@ -24,6 +24,7 @@
 //! # }
 //! ```
 
+pub mod bench;
 mod channels;
 mod closing;
 mod connection;

@@ -1,0 +1,233 @@
+//! The recipe behind the name: as many connections as are asked for, each subscribed to a channel of its
+//! own and to a common one; held, heard, all told something at once, all gone.
+
+use std::time::{Duration, Instant};
+
+use super::options::{Options, Target};
+use super::run::{Memory, Run};
+use crate::load::machine::memory_kib;
+use crate::load::{ChannelGroup, ChannelsPlan, Load, Scenario};
+
+/// What a connection takes on this machine, in bytes: kernel memory of both ends, what the server keeps,
+/// and what the load generator does. Measured: 9.7 KB for a pair of sockets, 0.4 KB, 0.7 KB.
+const BYTES_PER_CONNECTION: u64 = 11_500;
+/// The same with the clients elsewhere.
+const BYTES_PER_SERVED: u64 = 5_000;
+/// Below this much available memory, a run ends: the machine has to stay alive. In bytes.
+const FLOOR_BYTES: u64 = 1 << 30;
+/// The groups of channels.
+const OWN: usize = 0;
+const COMMON: usize = 1;
+/// Length of a published string, in bytes.
+const SIZE_BYTES: usize = 128;
+/// Nothing takes longer.
+const LIMIT: Duration = Duration::from_secs(1_800);
+/// The server has forgotten who left within this time.
+const FORGET: Duration = Duration::from_secs(5);
+
+/// Whether there is memory for the connections that are asked for.
+///
+/// # Errors
+/// Says how much is needed, and how much there is.
+pub(super) fn check_memory(options: &Options) -> anyhow::Result<()> {
+    let connections = options.clients.connections;
+    let each = match options.server {
+        Target::Own(_) => BYTES_PER_CONNECTION,
+        Target::Running(_) => BYTES_PER_SERVED,
+    };
+    let needed = u64::from(connections) * each + FLOOR_BYTES;
+    let available = memory_kib("MemAvailable").unwrap_or(0) * 1024;
+    anyhow::ensure!(
+        available >= needed,
+        "{connections} connections need {:.1} GiB of memory, {} bytes each and {} GiB that stay free; there are \
+         {:.1} GiB: use --connections {}",
+        gib(needed),
+        each,
+        FLOOR_BYTES >> 30,
+        gib(available),
+        available.saturating_sub(FLOOR_BYTES) / each
+    );
+    Ok(())
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
+
+/// Ends the run before the machine runs out of memory.
+fn still_alive() -> anyhow::Result<()> {
+    let free = memory_kib("MemAvailable").unwrap_or(u64::MAX / 1024) * 1024;
+    anyhow::ensure!(
+        free >= FLOOR_BYTES,
+        "only {:.1} GiB of memory are left: the run ends here, so that the machine stays alive",
+        gib(free)
+    );
+    Ok(())
+}
+
+/// Runs the recipe.
+pub(super) fn million(run: &mut Run<'_>, hold: Duration) -> anyhow::Result<()> {
+    let connections = run.options.clients.connections;
+    run.watch.phase("before", &[])?;
+    let before = run.memory();
+    let scenario = Scenario::Channels(ChannelsPlan {
+        groups: vec![
+            ChannelGroup::new("own", connections, 1),
+            ChannelGroup::new("common", 1, 1),
+        ],
+        publishers: 1,
+        size_bytes: SIZE_BYTES,
+        traffic: None,
+        held_back: false,
+    });
+    let path = run.channel_path.clone();
+    // One more publishes, and subscribes to nothing.
+    let plan = run.plan(&path, connections + 1, scenario);
+    run.watch.phase("connect and subscribe", &[])?;
+    let began = Instant::now();
+    let load = Load::start(&plan)?;
+    let connects = establish(run, &load, connections + 1)?;
+    let seconds = began.elapsed().as_secs_f64();
+    run.figure("connections", f64::from(load.live().ready - 1), "");
+    run.figure("established and subscribed within", seconds, "s");
+    run.figure(
+        "connections per second",
+        f64::from(connections) / seconds,
+        "1/s",
+    );
+    run.latency("connect and upgrade", &connects);
+    let held = run.memory();
+    run.memory_figures(before, held, connections);
+
+    run.watch.phase("hold, with heartbeats", &[&load])?;
+    let (cpu, pings, began) = (run.server_cpu_ns(), load.pings(), Instant::now());
+    run.watch.for_a_time(&[&load], hold)?;
+    let (pings, held_for) = (load.pings() - pings, began.elapsed());
+    let used = run
+        .server_cpu_ns()
+        .zip(cpu)
+        .map(|(now, before)| now - before);
+    run.figure("heartbeats answered", pings as f64, "");
+    if let Some(used_ns) = used {
+        let share = used_ns as f64 / held_for.as_nanos().max(1) as f64 * 100.0;
+        run.figure("server CPU while they are held", share, "% of a core");
+        if pings > 0 {
+            let each = used_ns as f64 / 1e3 / pings as f64;
+            run.figure("server CPU per heartbeat", each, "µs");
+        }
+    }
+
+    run.watch.phase("everyone says something", &[&load])?;
+    let (cpu, began) = (run.server_cpu_ns(), Instant::now());
+    load.everyone(OWN, LIMIT)?;
+    let seconds = began.elapsed().as_secs_f64();
+    let used = run
+        .server_cpu_ns()
+        .zip(cpu)
+        .map(|(now, before)| now - before);
+    run.watch.sample(&[&load])?;
+    run.latency(
+        "publish to the own channel, and back",
+        &run.watch.messages.clone(),
+    );
+    run.figure(
+        "one message of each connection came back within",
+        seconds,
+        "s",
+    );
+    if let Some(used_ns) = used {
+        let each = used_ns as f64 / 1e3 / f64::from(connections);
+        run.figure("server CPU per message and its delivery", each, "µs");
+    }
+    let said = load.counts().messages;
+    run.check(
+        "every connection got back what it said",
+        said == u64::from(connections),
+        format!("{said} of {connections}"),
+    );
+
+    run.watch.phase("one message to all", &[&load])?;
+    let cpu = run.server_cpu_ns();
+    let took = load.burst(COMMON, LIMIT)?;
+    let used = run
+        .server_cpu_ns()
+        .zip(cpu)
+        .map(|(now, before)| now - before);
+    run.watch.sample(&[&load])?;
+    run.latency(
+        "from publish to each subscriber",
+        &run.watch.messages.clone(),
+    );
+    run.figure(
+        "one message to all, until the last one",
+        took.as_secs_f64(),
+        "s",
+    );
+    if let Some(used_ns) = used {
+        let each = used_ns as f64 / 1e3 / f64::from(connections);
+        run.figure("server CPU per delivery", each, "µs");
+    }
+    let delivered = load.counts().messages - said;
+    run.check(
+        "every connection got the message to all",
+        delivered == u64::from(connections),
+        format!("{delivered} of {connections}"),
+    );
+    let open = load.live().ready;
+    run.check(
+        format!("{connections} connections are open at the end"),
+        open == connections + 1,
+        format!("{} of {connections}", open - 1),
+    );
+
+    run.watch.phase("all disconnect", &[&load])?;
+    let began = Instant::now();
+    run.finish(load)?;
+    run.figure(
+        "all disconnected within",
+        began.elapsed().as_secs_f64(),
+        "s",
+    );
+    run.watch.for_a_time(&[], FORGET)?;
+    gone(run, before, held, connections);
+    Ok(())
+}
+
+/// Waits until all are there; looks at the machine's memory meanwhile.
+fn establish(
+    run: &mut Run<'_>,
+    load: &Load,
+    connections: u32,
+) -> anyhow::Result<crate::load::Latencies> {
+    let mut alive = Ok(());
+    run.watch.until(&[load], LIMIT, || {
+        alive = still_alive();
+        if alive.is_err() {
+            return 1.0;
+        }
+        f64::from(load.live().ready) / f64::from(connections)
+    })?;
+    alive?;
+    Ok(run.watch.connects.clone())
+}
+
+/// Whether memory came back.
+fn gone(run: &mut Run<'_>, before: Memory, held: Memory, connections: u32) {
+    let after = run.memory();
+    let (Some(kept), Some(had)) = (after.grown_since(before), held.grown_since(before)) else {
+        return;
+    };
+    run.figure("server memory kept after all had gone", kept / 1e6, "MB");
+    // What stays: buffers that were touched for the first time, and tables that shrink by halves.
+    let most = had / 2.0 + 16e6;
+    run.check(
+        "the server gave its memory back",
+        kept <= most,
+        format!(
+            "{:.1} MB of {:.1} MB for {connections} connections are kept; at most {:.1}",
+            kept / 1e6,
+            had / 1e6,
+            most / 1e6
+        ),
+    );
+}

@@ -1,0 +1,379 @@
+//! A benchmark from its server to its outcome.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tempfile::TempDir;
+
+use super::options::{Bench, Options, Own, Steady, Target};
+use super::outcome::{Check, Distribution, Figure, Outcome, number};
+use super::watch::{PATIENCE, Watch};
+use super::{crowds, million, publishing, steady};
+use crate::load::launch::{Launch, Server};
+use crate::load::machine::Machine;
+use crate::load::process::socket_slabs;
+use crate::load::{
+    EchoPlan, Latencies, Load, Plan, Process, Scenario, Summary, WORKER_CONNECTIONS_MAX,
+};
+
+/// Of a shard's table, what connections may take: they are not spread evenly.
+const TABLE_SHARE: f64 = 0.85;
+/// Time for all connections to open.
+const OPENING: Duration = Duration::from_secs(600);
+/// How long memory has to be the same before it is read, and how long that may take.
+const QUIET: Duration = Duration::from_millis(500);
+const SETTLE: Duration = Duration::from_secs(20);
+
+/// A benchmark in progress.
+pub(super) struct Run<'a> {
+    pub(super) options: &'a Options,
+    address: SocketAddr,
+    host: String,
+    /// Where messages come back, and where ringwire's protocol is spoken.
+    pub(super) echo_path: String,
+    pub(super) channel_path: String,
+    pub(super) watch: Watch,
+    /// Connections of loads that have started: the next one's first number.
+    started: u32,
+    figures: Vec<Figure>,
+    latencies: Vec<Distribution>,
+    checks: Vec<Check>,
+}
+
+/// Memory at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Memory {
+    user_bytes: Option<u64>,
+    /// Of all sockets of this machine, both ends; for root.
+    kernel_bytes: Option<u64>,
+}
+
+impl Memory {
+    /// What the server's has grown by, in bytes.
+    pub(super) fn grown_since(self, before: Self) -> Option<f64> {
+        Some(self.user_bytes? as f64 - before.user_bytes? as f64)
+    }
+}
+
+/// Runs a benchmark.
+///
+/// # Errors
+/// When it could not begin: the server does not start, or nothing is where it should be. What goes wrong
+/// later is a check that failed.
+pub fn run(options: &Options) -> anyhow::Result<Outcome> {
+    let machine = Machine::look(Vec::new());
+    if let Bench::Million { .. } = options.scenario {
+        million::check_memory(options)?;
+    }
+    let logs = tempfile::tempdir().context("cannot make a folder for the server's log")?;
+    let mut own = None;
+    let (address, host, echo_path, channel_path, process, described) = match &options.server {
+        Target::Running(running) => (
+            running.address,
+            running.host.clone(),
+            running.path.clone(),
+            running.path.clone(),
+            running
+                .pid
+                .map(Process::new)
+                .transpose()
+                .context("there is no such process")?,
+            format!("ws://{}{}", running.host, running.path),
+        ),
+        Target::Own(launch) => {
+            let (server, described) = start(launch, options.clients.connections, &logs)?;
+            let (address, process) = (server.address, server.process.clone());
+            own = Some(server);
+            let paths = ("/echo".to_owned(), "/ws".to_owned());
+            (
+                address,
+                address.to_string(),
+                paths.0,
+                paths.1,
+                Some(process),
+                described,
+            )
+        }
+    };
+    let mut run = Run {
+        options,
+        address,
+        host,
+        echo_path,
+        channel_path,
+        watch: Watch::new(process, options.progress),
+        started: 0,
+        figures: Vec::new(),
+        latencies: Vec::new(),
+        checks: Vec::new(),
+    };
+    let ended = run.scenario();
+    let detail = ended
+        .as_ref()
+        .err()
+        .map_or_else(String::new, |error| format!("{error:#}"));
+    run.check(
+        "every connection held, every answer was the right one",
+        ended.is_ok(),
+        detail,
+    );
+    if let Some(server) = own {
+        let stopped = server.stop();
+        let detail = stopped
+            .as_ref()
+            .err()
+            .map_or_else(String::new, |error| format!("{error:#}"));
+        run.check("the server ran to the end", stopped.is_ok(), detail);
+    }
+    let Run {
+        mut watch,
+        figures,
+        latencies,
+        checks,
+        ..
+    } = run;
+    Ok(Outcome {
+        scenario: options.scenario.name().to_owned(),
+        options: serde_json::json!({ "scenario": options.scenario, "clients": options.clients }),
+        server: described,
+        machine,
+        phases: std::mem::take(&mut watch.phases),
+        samples: std::mem::take(&mut watch.samples),
+        figures,
+        latencies,
+        passed: checks.iter().all(|check| check.passed),
+        checks,
+    })
+}
+
+/// Starts a server with room for `connections`.
+fn start(own: &Own, connections: u32, logs: &TempDir) -> anyhow::Result<(Server, String)> {
+    let nofile = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let each = nofile.map_or(f64::INFINITY, |most| (most as f64 * TABLE_SHARE).max(1.0));
+    let needed = (f64::from(connections) / each).ceil() as usize;
+    let shards = own
+        .shards
+        .unwrap_or_else(|| needed.max(own.cores.len()).max(1));
+    let mut arguments: Vec<String> = ["serve", "--listen", "127.0.0.1:0", "--shards"]
+        .map(str::to_owned)
+        .into();
+    arguments.push(shards.to_string());
+    if shards == own.cores.len() {
+        let list: Vec<String> = own.cores.iter().map(usize::to_string).collect();
+        arguments.extend(["--cores".to_owned(), list.join(",")]);
+    }
+    let launch = Launch {
+        name: "ringwire".to_owned(),
+        program: own.program.clone(),
+        arguments,
+        config: own.config.clone(),
+        cores: own.cores.clone(),
+    };
+    let described = launch.command_line();
+    Ok((Server::start(&launch, logs.path())?, described))
+}
+
+impl Run<'_> {
+    fn scenario(&mut self) -> anyhow::Result<()> {
+        match self.options.scenario {
+            Bench::Idle { hold } => steady::idle(self, None, hold),
+            Bench::Ramp { rate, hold } => steady::idle(self, Some(rate), hold),
+            Bench::Echo(echoes) => steady::echo(self, echoes),
+            Bench::Latency {
+                size_bytes,
+                rate,
+                duration,
+            } => steady::latency(self, size_bytes, rate, duration),
+            Bench::Burst {
+                size_bytes,
+                silence,
+                rounds,
+            } => steady::burst(self, size_bytes, silence, rounds),
+            Bench::Fanout(publishes) => publishing::fanout(self, publishes),
+            Bench::Slow { percent, publishes } => publishing::slow(self, percent, publishes),
+            Bench::Churn {
+                rate,
+                stay_ms,
+                steady,
+            } => crowds::churn(self, rate, stay_ms, steady),
+            Bench::Million { hold } => million::million(self, hold),
+            Bench::Storm { rounds } => crowds::storm(self, rounds),
+            Bench::MassDisconnect { steady } => crowds::mass_disconnect(self, steady),
+        }
+    }
+
+    /// A plan for `connections` of the options' clients.
+    pub(super) fn plan(&mut self, path: &str, connections: u32, scenario: Scenario) -> Plan {
+        let clients = &self.options.clients;
+        let mut plan = Plan::new(self.address, path, connections, scenario);
+        plan.host = Some(self.host.clone());
+        plan.workers = clients
+            .threads
+            .unwrap_or(plan.workers)
+            .clamp(1, connections.max(1));
+        plan.cores.clone_from(&clients.cores);
+        plan.sources.clone_from(&clients.sources);
+        if plan.sources.is_empty() && plan.workers > 1 && self.address.ip().is_loopback() {
+            plan.sources = own_addresses(self.address.ip(), plan.workers);
+        }
+        plan.connecting = clients.connecting;
+        plan.headers.clone_from(&clients.headers);
+        plan.subprotocols.clone_from(&clients.subprotocols);
+        plan.failures_max = clients.failures_max;
+        plan.spin = clients.spin;
+        plan.first = self.started;
+        self.started += connections;
+        plan
+    }
+
+    /// Starts the clients of `plan` and waits until all of them are ready.
+    pub(super) fn open(&mut self, name: &str, plan: &Plan) -> anyhow::Result<Load> {
+        self.watch.phase(name, &[])?;
+        let load = Load::start(plan)?;
+        self.opened(&load, plan.connections, &[])?;
+        Ok(load)
+    }
+
+    /// Waits until all connections of `load` are ready, beside `others`.
+    pub(super) fn opened(
+        &mut self,
+        load: &Load,
+        connections: u32,
+        others: &[&Load],
+    ) -> anyhow::Result<()> {
+        let all: Vec<&Load> = others.iter().copied().chain([load]).collect();
+        let ready = || {
+            let live = load.live();
+            (u64::from(live.ready) + live.failed) as f64 / f64::from(connections.max(1))
+        };
+        self.watch.until(&all, OPENING, ready)
+    }
+
+    /// Starts echo traffic at a rate, beside which something else happens.
+    pub(super) fn steady(&mut self, steady: Steady) -> anyhow::Result<Load> {
+        let scenario = Scenario::Echo(EchoPlan {
+            rate: Some(steady.rate),
+            ..EchoPlan::new(64, 1)
+        });
+        let path = self.echo_path.clone();
+        let mut plan = self.plan(&path, steady.connections, scenario);
+        plan.workers = 1;
+        plan.sources.truncate(1);
+        let load = self.open("connect those with steady traffic", &plan)?;
+        load.resume();
+        Ok(load)
+    }
+
+    /// Closes a load and keeps what it counted.
+    pub(super) fn finish(&mut self, load: Load) -> anyhow::Result<Summary> {
+        self.watch.sample(&[&load])?;
+        let live = load.live();
+        let summary = load.finish()?;
+        self.watch.ended(summary.counts, live);
+        Ok(summary)
+    }
+
+    pub(super) fn figure(&mut self, name: impl Into<String>, value: f64, unit: &'static str) {
+        self.figures.push(Figure {
+            name: name.into(),
+            value,
+            unit,
+        });
+    }
+
+    pub(super) fn latency(&mut self, name: impl Into<String>, all: &Latencies) {
+        if all.summary().count > 0 {
+            self.latencies.push(Distribution {
+                name: name.into(),
+                summary: all.summary(),
+                all: all.clone(),
+            });
+        }
+    }
+
+    pub(super) fn check(
+        &mut self,
+        name: impl Into<String>,
+        passed: bool,
+        detail: impl Into<String>,
+    ) {
+        self.checks.push(Check {
+            name: name.into(),
+            passed,
+            detail: detail.into(),
+        });
+    }
+
+    /// Checks that something came at its rate, but for a tenth, or what a second brings.
+    pub(super) fn check_rate(&mut self, what: &str, came: f64, seconds: f64, rate: u32) {
+        let rate = f64::from(rate);
+        let least = (rate * seconds * 0.9).min(rate * (seconds - 1.0));
+        let detail = format!("{} of {rate} per second", number(came / seconds));
+        self.check(format!("{what} came at the rate"), came >= least, detail);
+    }
+
+    /// Memory, once it stays the same.
+    pub(super) fn memory(&self) -> Memory {
+        let process = self.watch.process();
+        let user = process.and_then(|process| process.settled_dirty_bytes(QUIET, SETTLE).ok());
+        let slabs = socket_slabs().ok();
+        Memory {
+            user_bytes: user,
+            kernel_bytes: slabs.map(|slabs| slabs.iter().map(|slab| slab.bytes).sum()),
+        }
+    }
+
+    /// What memory has grown by for each of `connections`.
+    pub(super) fn memory_figures(&mut self, before: Memory, after: Memory, connections: u32) {
+        let each = |before: Option<u64>, after: Option<u64>| {
+            Some((after? as f64 - before? as f64) / f64::from(connections.max(1)))
+        };
+        if let Some(bytes) = each(before.user_bytes, after.user_bytes) {
+            self.figure("server memory per connection", bytes, "bytes");
+        }
+        if let Some(bytes) = after.user_bytes {
+            self.figure("server memory in all", bytes as f64 / 1e6, "MB");
+        }
+        if let Some(bytes) = each(before.kernel_bytes, after.kernel_bytes) {
+            let name = "kernel slab per connection, all sockets of this machine";
+            self.figure(name, bytes, "bytes");
+        }
+    }
+
+    /// Server processor time since `before`, in nanoseconds.
+    pub(super) fn server_cpu_ns(&self) -> Option<u64> {
+        Some(self.watch.process()?.cpu().ok()?.total_ns)
+    }
+
+    /// Stops traffic and waits for what is on the way.
+    pub(super) fn pause(&mut self, load: &Load) -> anyhow::Result<()> {
+        load.pause(PATIENCE)?;
+        self.watch.sample(&[load])
+    }
+}
+
+/// An address of loopback for each of `workers`: each has some 28,000 ports to one server.
+fn own_addresses(of: IpAddr, workers: u32) -> Vec<IpAddr> {
+    match of {
+        IpAddr::V4(_) => (0..workers)
+            .map(|worker| {
+                let host = 0x7f00_0000 + 2 + worker % 0x00ff_fff0;
+                IpAddr::V4(Ipv4Addr::from(host))
+            })
+            .collect(),
+        // There is one address of loopback.
+        IpAddr::V6(_) => Vec::new(),
+    }
+}
+
+/// The program that runs now, to start a server with.
+///
+/// # Errors
+/// When the system does not tell where it is.
+pub fn this_program() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("cannot find the program itself")
+}
+
+const _: () = assert!(WORKER_CONNECTIONS_MAX < 28_000);
