@@ -17,7 +17,7 @@ const DESCRIPTORS_OF_PROCESS: u64 = 64;
 
 /// From this kernel on the rings themselves count as locked memory; before, only registered buffers
 /// do, and the executors go without those where they don't fit.
-const RINGS_ARE_LOCKED: (u32, u32) = (6, 14);
+pub(crate) const RINGS_ARE_LOCKED: (u32, u32) = (6, 14);
 const PAGE: u64 = 4096;
 /// An executor's three rings: 16 KiB each, and 64 KiB that are registered with each of them.
 const EXECUTOR_BYTES: u64 = 3 * (16 + 64) * 1024;
@@ -142,22 +142,19 @@ fn compare(config: &Config, shards: u64, slots: u64, process: Process) -> Result
                 needed: slots,
             });
         }
-        let tcp = |listen: &&Listen| matches!(listen, Listen::Tcp(_));
-        let listeners = config.listen.iter().filter(tcp).count() as u64;
-        let others = config.listen.len() as u64 - listeners;
-        let needed = shards * (DESCRIPTORS_PER_SHARD + listeners) + others + DESCRIPTORS_OF_PROCESS;
+        let needed = descriptors(config, shards);
         if limit < needed {
             return Err(LimitError::OpenFiles {
                 limit,
                 needed,
                 shards,
-                listeners,
+                listeners: tcp_listeners(config),
             });
         }
     }
     if let Some(limit_bytes) = process.memlock_bytes {
         let shard_bytes = shard_bytes(config);
-        let needed_bytes = shards * shard_bytes + PROBE_BYTES;
+        let needed_bytes = locked_bytes(config, shards);
         if process.counts_rings && limit_bytes < needed_bytes {
             return Err(LimitError::Memlock {
                 limit_bytes,
@@ -171,6 +168,23 @@ fn compare(config: &Config, shards: u64, slots: u64, process: Process) -> Result
         }
     }
     Ok(())
+}
+
+fn tcp_listeners(config: &Config) -> u64 {
+    let tcp = |listen: &&Listen| matches!(listen, Listen::Tcp(_));
+    config.listen.iter().filter(tcp).count() as u64
+}
+
+/// Descriptors that the process needs beside its sockets.
+pub(crate) fn descriptors(config: &Config, shards: u64) -> u64 {
+    let tcp = tcp_listeners(config);
+    let others = config.listen.len() as u64 - tcp;
+    shards * (DESCRIPTORS_PER_SHARD + tcp) + others + DESCRIPTORS_OF_PROCESS
+}
+
+/// Memory that the rings of all shards lock, in bytes; it counts from [`RINGS_ARE_LOCKED`] on.
+pub(crate) fn locked_bytes(config: &Config, shards: u64) -> u64 {
+    shards * shard_bytes(config) + PROBE_BYTES
 }
 
 /// Locked memory of one shard. Measured on Linux 6.18, to the page, with all of these settings varied.

@@ -11,7 +11,7 @@
 //! # Ok::<(), ringwire::StartError>(())
 //! ```
 
-mod limits;
+pub(crate) mod limits;
 mod publisher;
 mod running;
 mod signals;
