@@ -8,6 +8,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod hub;
 pub mod load;
 pub mod mesh;

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod config;
+mod doctor;
 mod flags;
 mod serve;
 
@@ -54,6 +55,9 @@ enum Subcommands {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Say how many connections this host holds, what stops it, and how to change that
+    #[command(after_help = doctor::ENDING)]
+    Doctor(doctor::Options),
 }
 
 /// Runs the program with the arguments of the process.
@@ -63,6 +67,7 @@ pub fn main() -> ExitCode {
         Subcommands::Serve(flags) => serve::run(flags),
         Subcommands::Bench(command) => bench::execute(*command),
         Subcommands::Config(command) => config::run(command),
+        Subcommands::Doctor(options) => doctor::run(options),
     };
     match result {
         Ok(code) => code,

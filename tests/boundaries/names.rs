@@ -102,6 +102,8 @@ const FOLDERS: &[(&str, &[&str])] = &[
     ("backplane", &["telemetry"]),
     ("gateway", &["telemetry"]),
     ("load", &["ring", "wire"]),
+    // Tries a ring; reads everything else itself, so that it can read a copied tree.
+    ("doctor", &["ring"]),
 ];
 
 /// Folders that put the others together: the command line, and the library's entry.
