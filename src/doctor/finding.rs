@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::tree::Fact;
+
 /// How a setting is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -111,6 +113,12 @@ impl Finding {
             .how(SYSCTL_FILE, format!("{name} = {value}"))
     }
 
+    /// The same for a value of which more does no harm: never less than it is `now`.
+    pub(super) fn sysctl_at_least(self, name: &str, value: u64, now: &Fact<u64>) -> Self {
+        let value = now.as_ref().map_or(value, |now| value.max(*now));
+        self.sysctl(name, value)
+    }
+
     /// How to set a limit of the service.
     pub(super) fn unit(self, line: impl Into<String>) -> Self {
         self.how(
@@ -162,7 +170,8 @@ pub struct Report {
     pub shards: u64,
     /// Whether they fit; `None` where something that decides it is not known.
     pub fits: Option<bool>,
-    /// Connections that the host holds as it is; `None` where no limit is known.
+    /// Connections that the host holds as it is; `None` where something that decides it is not known. Then
+    /// it is at most the first of `limits`.
     pub holds: Option<u64>,
     /// What limits the number, the tightest first; all of them, also those that allow more than asked for.
     pub limits: Vec<Stop>,
@@ -189,16 +198,17 @@ impl Report {
             })
             .collect();
         limits.sort_by_key(|limit| limit.connections);
-        let holds = limits.first().map(|limit| limit.connections);
+        let least = limits.first().map(|limit| limit.connections);
         let undecided = findings
             .iter()
             .any(|finding| finding.decides && finding.status == Status::Unknown);
-        let fits = match holds {
-            Some(holds) if holds < connections => Some(false),
+        let fits = match least {
+            Some(least) if least < connections => Some(false),
             _ if undecided => None,
             Some(_) => Some(true),
             None => None,
         };
+        let holds = least.filter(|_| !undecided);
         Self {
             connections,
             shards,

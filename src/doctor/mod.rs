@@ -117,7 +117,14 @@ impl Host {
     /// security modules and sandboxes have a say.
     pub fn try_ring(&mut self) {
         self.facts.ring = Some(match probe::probe() {
-            Ok(features) => Ok(features.to_string()),
+            Ok(features) => {
+                let yes_no = |has| if has { "yes" } else { "no" };
+                Ok(format!(
+                    "works (tried); no_sqarray: {}, min_wait: {}",
+                    yes_no(features.no_sqarray),
+                    yes_no(features.min_wait)
+                ))
+            }
             Err(error) => Err(error.to_string()),
         });
     }

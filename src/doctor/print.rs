@@ -85,19 +85,24 @@ impl Report {
     /// The last lines: whether it fits, and what stops it.
     fn verdict(&self) -> String {
         let asked = count(self.connections, "connection");
-        let mut text = match (self.fits, self.holds) {
+        let least = self.limits.first().map(|limit| limit.connections);
+        let at_most = match self.holds {
+            Some(_) => "",
+            None => "at most ",
+        };
+        let mut text = match (self.fits, least) {
             (Some(true), _) => format!("This host holds {asked} as it is."),
             (Some(false), Some(0)) => {
                 format!(
                     "The server does not start on this host as it is, or takes no connection; {asked} don't fit."
                 )
             }
-            (Some(false), Some(holds)) => format!(
-                "This host holds {} as it is; {asked} don't fit.",
-                count(holds, "connection")
+            (Some(false), Some(least)) => format!(
+                "This host holds {at_most}{} as it is; {asked} don't fit.",
+                count(least, "connection")
             ),
             _ => format!(
-                "Whether this host holds {asked} is not known: see the settings marked unknown."
+                "Whether this host holds {asked} is not known, because something that decides it is not."
             ),
         };
         let mut limits = self
@@ -120,6 +125,15 @@ impl Report {
             }
         } else if let Some(first) = enough.first() {
             text += &format!(" What would stop it first: {first}.");
+        }
+        let unknown: Vec<&str> = self
+            .findings
+            .iter()
+            .filter(|finding| finding.status == Status::Unknown)
+            .map(|finding| finding.setting.as_str())
+            .collect();
+        if !unknown.is_empty() {
+            text += &format!(" Not known, and left out of this: {}.", unknown.join(", "));
         }
         let mut text = indented(&text, "", "");
         let open = |finding: &&Finding| matches!(finding.status, Status::Warn | Status::Fail);

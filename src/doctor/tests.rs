@@ -206,6 +206,20 @@ fn stops(report: &Report) -> Vec<&str> {
 #[test]
 fn a_tuned_host_fits_and_has_no_problem() {
     let report = Fixture::tuned().report();
+    // Nothing that is good is advised to be made worse.
+    let raised = Fixture::tuned()
+        .with("proc/sys/fs/nr_open", "1073741816\n")
+        .report();
+    for (setting, line) in [
+        ("fs.nr_open", "sysctl -w fs.nr_open=1073741816"),
+        ("fs.file-max", "sysctl -w fs.file-max=9223372036854775807"),
+        (
+            "net.ipv4.tcp_mem",
+            "sysctl -w net.ipv4.tcp_mem=\"759000 1012000 1518000\"",
+        ),
+    ] {
+        assert_eq!(finding(&raised, setting).how[0].line, line);
+    }
     // What no copied tree can tell.
     assert_eq!(problems(&report), ["io_uring"]);
     assert_eq!(report.fits, Some(true));
@@ -262,7 +276,8 @@ fn the_limit_of_open_files_is_named() {
     assert_eq!(report.holds, Some((20_000 - 64) * 32 / 33 * 16));
     let nofile = finding(&report, "RLIMIT_NOFILE");
     let lines: Vec<&str> = nofile.how.iter().map(|how| how.line.as_str()).collect();
-    assert!(lines.contains(&"LimitNOFILE=1100000"), "{lines:?}");
+    // No more than fs.nr_open, which is enough here.
+    assert!(lines.contains(&"LimitNOFILE=1048576"), "{lines:?}");
     assert!(lines.contains(&"ringwire serve --shards 52"), "{lines:?}");
     // As it says, so it is.
     assert_eq!(low(20_000).examine(&wanted(52)).fits, Some(true));
@@ -282,6 +297,11 @@ fn the_limit_of_open_files_is_named() {
     assert_eq!(report.holds, Some(0));
     let text = report.to_text(Explain::Problems);
     assert!(text.contains("The server does not start"), "{text}");
+    let raised = low(20_000)
+        .with("proc/sys/fs/nr_open", "2097152\n")
+        .report();
+    let nofile = finding(&raised, "RLIMIT_NOFILE");
+    assert_eq!(nofile.how[0].line, "LimitNOFILE=1100000");
     // What root could raise it to comes next.
     let report = low(20_000).with("proc/sys/fs/nr_open", "30000\n").report();
     assert_eq!(stops(&report), ["RLIMIT_NOFILE", "fs.nr_open"]);
@@ -428,6 +448,12 @@ fn a_container_without_sysctls_is_not_judged() {
     let text = report.to_text(Explain::Problems);
     assert!(text.contains("is not known"), "{text}");
     assert!(!text.contains("as it is"), "{text}");
+    let flowing: Vec<&str> = text.split_whitespace().collect();
+    let flowing = flowing.join(" ");
+    assert!(
+        flowing.contains("left out of this: io_uring, fs.nr_open, "),
+        "{text}"
+    );
     // What is known to be too little is said all the same.
     let report = Fixture::tuned()
         .without("proc/sys/fs")
@@ -436,7 +462,9 @@ fn a_container_without_sysctls_is_not_judged() {
             "MemTotal: 2 kB\nMemAvailable: 1 kB\nSwapTotal: 0 kB\n",
         )
         .report();
-    assert_eq!(report.fits, Some(false));
+    assert_eq!((report.fits, report.holds), (Some(false), None));
+    let text = report.to_text(Explain::Problems);
+    assert!(text.contains("takes no connection"), "{text}");
 }
 
 #[test]
@@ -627,6 +655,13 @@ fn one_core_for_all_packets_is_noticed_and_steering_helps() {
     let card = finding(&report, "packets of eth0");
     assert_eq!(card.status, Status::Warn);
     assert_eq!(card.now, "16 queues, interrupts on 1 processor, RPS off");
+    assert_eq!(card.needed, "4 processors or more");
+    // More shards than processors need no more of them than there are.
+    let many = fixture.examine(&wanted(100));
+    assert_eq!(
+        finding(&many, "packets of eth0").needed,
+        "8 processors or more"
+    );
     let fixture = fixture.with("sys/class/net/eth0/queues/rx-0/rps_cpus", "ffffffff\n");
     assert_eq!(status(&fixture.report(), "packets of eth0"), Status::Ok);
 }

@@ -56,6 +56,10 @@ impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = &self.path;
         match &self.why {
+            Why::Missing if path.starts_with("/proc/sys/") => write!(
+                f,
+                "{path} is not there: this kernel has no such setting, or a container or network namespace hides it"
+            ),
             Why::Missing => write!(f, "{path} is not there"),
             Why::Denied => write!(f, "{path} may not be read by this user; run it as root"),
             Why::Malformed(what) => write!(f, "{path} {what}"),

@@ -179,7 +179,7 @@ fn cards(facts: &Facts, wanted: &Wanted) -> Vec<Finding> {
                     facts,
                     wanted,
                 );
-                spread(named, card, wanted)
+                spread(named, card, facts, wanted)
             })
             .collect(),
     }
@@ -190,8 +190,10 @@ fn cards(facts: &Facts, wanted: &Wanted) -> Vec<Finding> {
 const SHARDS_PER_CPU: u64 = 4;
 
 /// Processors that should work on packets at least; with several shards never one for all.
-fn least_cpus(shards: u64) -> u64 {
-    shards.div_ceil(SHARDS_PER_CPU).max(shards.min(2))
+fn least_cpus(facts: &Facts, wanted: &Wanted) -> u64 {
+    // Shards that share cores work no faster than those cores.
+    let busy = advised_cpus(facts, wanted);
+    busy.div_ceil(SHARDS_PER_CPU).max(busy.min(2))
 }
 
 /// Processors to spread them over: as many as shards, if there are as many.
@@ -212,7 +214,7 @@ fn steps(finding: Finding, card: &str, queues: usize, facts: &Facts, wanted: &Wa
         .as_ref()
         .map_or(cpus, |online| *online as u64);
     finding
-        .needed(match least_cpus(wanted.shards) {
+        .needed(match least_cpus(facts, wanted) {
             1 => "1 processor".to_owned(),
             cpus => format!("{} processors or more", number(cpus)),
         })
@@ -239,7 +241,7 @@ fn steps(finding: Finding, card: &str, queues: usize, facts: &Facts, wanted: &Wa
         )
 }
 
-fn spread(finding: Finding, card: &Nic, wanted: &Wanted) -> Finding {
+fn spread(finding: Finding, card: &Nic, facts: &Facts, wanted: &Wanted) -> Finding {
     let cpus = match card.cpus() {
         Ok(cpus) => cpus.len() as u64,
         Err(unknown) => return finding.unknown(&unknown),
@@ -260,7 +262,7 @@ fn spread(finding: Finding, card: &Nic, wanted: &Wanted) -> Finding {
     );
     finding
         .now(now)
-        .status(match cpus >= least_cpus(wanted.shards) {
+        .status(match cpus >= least_cpus(facts, wanted) {
             true => Status::Ok,
             false => Status::Warn,
         })

@@ -90,9 +90,18 @@ fn ring(facts: &Facts) -> Finding {
     }
 }
 
+/// What to raise the limit to; no more than fs.nr_open allows, where that is enough.
+fn advised_nofile(facts: &Facts, wanted: &Wanted, needed: u64) -> u64 {
+    let advised = need::advised_nofile(wanted.connections, needed);
+    match facts.nr_open {
+        Ok(most) if most >= needed => advised.min(most),
+        _ => advised,
+    }
+}
+
 fn nofile(facts: &Facts, wanted: &Wanted) -> Finding {
     let needed = need::places(wanted.connections, wanted.shards).max(wanted.descriptors);
-    let advised = need::advised_nofile(wanted.connections, needed);
+    let advised = advised_nofile(facts, wanted, needed);
     let mut finding = Finding::new(
         LIMITS,
         "RLIMIT_NOFILE",
@@ -243,7 +252,7 @@ const SYSTEMD_DEFAULT: u64 = 524_288;
 
 fn systemd(facts: &Facts, wanted: &Wanted) -> Finding {
     let needed = need::places(wanted.connections, wanted.shards).max(wanted.descriptors);
-    let advised = need::advised_nofile(wanted.connections, needed);
+    let advised = advised_nofile(facts, wanted, needed);
     let finding = Finding::new(
         LIMITS,
         "LimitNOFILE of systemd",

@@ -8,6 +8,9 @@ use crate::doctor::need;
 
 const GROUP: &str = "limits of the system";
 
+/// What tuning/ sets for a million connections; a larger bound costs nothing.
+const LEAST_FILE_MAX: u64 = 1 << 21;
+
 pub(super) fn findings(facts: &Facts, wanted: &Wanted) -> Vec<Finding> {
     vec![
         nr_open(facts, wanted),
@@ -26,7 +29,7 @@ fn nr_open(facts: &Facts, wanted: &Wanted) -> Finding {
          fail or are cut off there.",
     )
     .needed(number(needed))
-    .sysctl("fs.nr_open", advised);
+    .sysctl_at_least("fs.nr_open", advised, &facts.nr_open);
     match (&facts.nr_open, &facts.nofile) {
         (Ok(nr_open), nofile) => {
             // What a process has already stays.
@@ -52,6 +55,7 @@ fn file_max(facts: &Facts, wanted: &Wanted) -> Finding {
     )
     .decides();
     let needed = |open: u64| open + wanted.connections + wanted.descriptors;
+    let advised = |needed: u64| needed.next_power_of_two().max(LEAST_FILE_MAX);
     match (&facts.file_max, &facts.open_files) {
         (Ok(most), Ok(open)) => {
             let needed = needed(*open);
@@ -62,7 +66,7 @@ fn file_max(facts: &Facts, wanted: &Wanted) -> Finding {
                     number(*open)
                 ))
                 .now(number(*most))
-                .sysctl("fs.file-max", needed.next_power_of_two().max(1 << 21));
+                .sysctl_at_least("fs.file-max", advised(needed), &facts.file_max);
             let held = most.saturating_sub(open + wanted.descriptors);
             finding.holds(held, wanted.connections)
         }
@@ -70,7 +74,7 @@ fn file_max(facts: &Facts, wanted: &Wanted) -> Finding {
             let needed = needed(0);
             finding
                 .needed(number(needed))
-                .sysctl("fs.file-max", needed.next_power_of_two().max(1 << 21))
+                .sysctl("fs.file-max", advised(needed))
                 .unknown(unknown)
         }
     }

@@ -42,7 +42,7 @@ fn conntrack(facts: &Facts, wanted: &Wanted) -> Finding {
     let needed = need::conntrack_entries(wanted.connections, tracked);
     let advised = needed.next_power_of_two();
     let finding = finding
-        .sysctl("net.netfilter.nf_conntrack_max", advised)
+        .sysctl_at_least("net.netfilter.nf_conntrack_max", advised, &facts.tcp.conntrack_max)
         // An entry stands there twice, once for each direction (nf_conntrack-sysctl.rst): a bucket has two
         // with the connections that are asked for, and four when the table is full.
         .sysctl("net.netfilter.nf_conntrack_buckets", advised / 2)
@@ -140,7 +140,7 @@ fn backlog(facts: &Facts, wanted: &Wanted) -> Finding {
                 number(LISTEN_BACKLOG as u64)
             ),
         )
-        .sysctl("net.core.somaxconn", LISTEN_BACKLOG),
+        .sysctl_at_least("net.core.somaxconn", LISTEN_BACKLOG as u64, &facts.tcp.somaxconn),
         &facts.tcp.somaxconn,
         needed,
     )
@@ -155,7 +155,7 @@ fn syn_backlog(facts: &Facts, wanted: &Wanted) -> Finding {
             "Connections per listener whose handshake is not complete. It counts only while net.ipv4.tcp_syncookies is \
              0; otherwise net.core.somaxconn bounds them, and beyond it cookies are sent.",
         )
-        .sysctl("net.ipv4.tcp_max_syn_backlog", LISTEN_BACKLOG),
+        .sysctl_at_least("net.ipv4.tcp_max_syn_backlog", LISTEN_BACKLOG as u64, &facts.tcp.max_syn_backlog),
         &facts.tcp.max_syn_backlog,
         needed,
     );
@@ -190,6 +190,10 @@ fn buffer_pages(facts: &Facts, wanted: &Wanted) -> Finding {
     let page = wanted.page_bytes;
     // What is needed is the second number: from there on the kernel saves, and the third stops it.
     let pressure = needed.next_multiple_of(6);
+    let advised = match &facts.tcp.mem_pages {
+        Ok(pages) if pages[2] >= needed => *pages,
+        _ => [pressure / 3 * 2, pressure, pressure / 3 * 4],
+    };
     let finding = Finding::new(
         GROUP,
         "net.ipv4.tcp_mem",
@@ -203,7 +207,7 @@ fn buffer_pages(facts: &Facts, wanted: &Wanted) -> Finding {
     .needed(format!("most: {} ({})", number(needed), bytes(needed * page)))
     .sysctl(
         "net.ipv4.tcp_mem",
-        format!("{} {pressure} {}", pressure / 3 * 2, pressure / 3 * 4),
+        advised.map(|pages| pages.to_string()).join(" "),
     );
     match &facts.tcp.mem_pages {
         Ok(pages) => finding
@@ -281,7 +285,7 @@ fn orphans(facts: &Facts, wanted: &Wanted) -> Finding {
              don't get the close code. By ip-sysctl.rst one costs up to 64 KiB that cannot be swapped out; that is one whose \
              buffers are full, after a close frame it is the socket and a page.",
         )
-        .sysctl("net.ipv4.tcp_max_orphans", needed.next_power_of_two()),
+        .sysctl_at_least("net.ipv4.tcp_max_orphans", needed.next_power_of_two(), &facts.tcp.max_orphans),
         &facts.tcp.max_orphans,
         needed,
     )
