@@ -313,6 +313,40 @@ mod tests {
     }
 
     #[test]
+    fn a_message_that_leaves_late_is_not_measured_from_there() {
+        // One message per millisecond, one connection, one on the way: the second one has to wait for the
+        // answer to the first.
+        let (mut echo, mut state, mut wire) =
+            (echo(1, Some(1_000.0)), EchoState::default(), Wire::new());
+        echo.opened(0, &mut state, &mut wire.out());
+        let began_ns = 5_000_000;
+        echo.clock(began_ns);
+        echo.turn(true);
+        for (sent_ms, came_ms) in [(1, 4), (4, 6)] {
+            echo.clock(began_ns + sent_ms * 1_000_000);
+            echo.turn(true);
+            let key = echo.next_due().expect("one is due");
+            echo.send(key, &mut state, &mut wire.out());
+            assert_eq!(echo.next_due(), None);
+            echo.clock(began_ns + came_ms * 1_000_000);
+            let answer = echo.payload(0, state.expected).to_vec();
+            let came = echo.message(0, &mut state, Kind::Binary, &answer, &mut wire.out());
+            assert_eq!(came, Ok(false));
+        }
+        // Due after 1 ms and after 2 ms, back after 4 and after 6; three digits are kept.
+        let latencies = echo.take_latencies().0.summary();
+        assert_eq!(latencies.count, 2);
+        assert!(
+            (2_990.0..3_010.0).contains(&latencies.p50_us),
+            "{latencies:?}"
+        );
+        assert!(
+            (3_990.0..4_010.0).contains(&latencies.max_us),
+            "{latencies:?}"
+        );
+    }
+
+    #[test]
     fn neighbours_differ() {
         let echo = echo(1, None);
         for key in 0..50 {
