@@ -16,8 +16,9 @@ pub struct Process {
 /// Processor time that a process has used since it started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CpuTime {
-    /// All of it, over all threads that still run, from their run times (`schedstat`): nanoseconds,
-    /// at most a scheduler tick behind.
+    /// All of it: nanoseconds, at most a scheduler tick behind. The sum of the run times (`schedstat`) of
+    /// the threads that still run; where others have ended, what the kernel has accounted for the
+    /// whole process (`stat`, which keeps theirs too), in steps of a clock tick.
     pub total_ns: u64,
     /// User part of the process by the kernel's accounting (`stat`), in nanoseconds. Where the
     /// kernel samples (`CONFIG_TICK_CPU_ACCOUNTING`), seconds are needed for a stable share.
@@ -84,7 +85,8 @@ impl Process {
         let (user_ns, system_ns) =
             user_and_system_ns(&fs::read_to_string(self.directory.join("stat"))?)?;
         Ok(CpuTime {
-            total_ns,
+            // Both are rounded down, so that they exceed the sum only by what is missing in it.
+            total_ns: total_ns.max(user_ns + system_ns),
             user_ns,
             system_ns,
         })
@@ -310,6 +312,27 @@ mod tests {
         let threads = this.threads().expect("its threads can be read");
         assert!(threads.iter().any(|thread| thread.cpu.total_ns > 0));
         assert_eq!(before.since(before), CpuTime::default());
+    }
+
+    #[test]
+    fn time_of_threads_that_have_ended_is_kept() {
+        let this = Process::new(std::process::id()).expect("this process runs");
+        let cpu = || this.cpu().expect("its time can be read").total_ns;
+        let before = cpu();
+        // It ends when it has used 60 ms, whatever else runs.
+        let worker = std::thread::spawn(move || {
+            let own = std::fs::read_link("/proc/thread-self").expect("procfs");
+            let path = std::path::Path::new("/proc").join(own).join("schedstat");
+            let mut sum = 0u64;
+            let used = || run_time_ns(&fs::read_to_string(&path).unwrap_or_default());
+            while used().expect("its own run time") < 60_000_000 {
+                sum = (0..100_000u64).fold(sum, |sum, n| std::hint::black_box(sum ^ n));
+            }
+        });
+        worker.join().expect("it ends");
+        // Two values that are rounded down to 10 ms each.
+        let since = cpu().saturating_sub(before);
+        assert!(since >= 40_000_000, "{since}");
     }
 
     #[test]
