@@ -17,6 +17,6 @@ bench() {
     cargo build --release --locked --bin ringwire --examples
     have perf || note "perf is missing (Debian: linux-perf): system calls are not counted, and the user part comes from the kernel's coarser accounting"
     # BENCH_COMMAND is what the report says that was called.
-    BENCH_COMMAND="scripts/$(basename "$script") ${*:2}" \
+    BENCH_COMMAND="${BENCH_COMMAND:-scripts/$(basename "$script") ${*:2}}" \
         exec "$target/release/examples/drive" "$1" --out "$target/bench" "${@:2}"
 }

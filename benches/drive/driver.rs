@@ -4,6 +4,7 @@
 //! baseline and server in interleaved rounds, and compares medians of the same run. See
 //! `docs/benchmarking.md`.
 
+mod compare;
 mod control;
 mod disconnect;
 mod echo;
@@ -76,7 +77,7 @@ struct Options {
     strict: bool,
 }
 
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Clone, Subcommand)]
 enum Command {
     /// Echo: processor time per message, system calls, latency; handshakes.
     Echo,
@@ -84,6 +85,8 @@ enum Command {
     Fanout,
     /// Memory of idle connections: user and kernel.
     Idle,
+    /// Other servers beside ringwire: cost of messages and handshakes, memory, latency.
+    Compare(compare::Options),
     /// Two shards against one: user time per message.
     Shards,
     /// 100,000 connections to one process, one message to all.
@@ -176,7 +179,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     server::pin_thread(&[setup.client_core])?;
     let programs = Programs::find(options)?;
     let only = options.only.as_deref();
-    match arguments.command {
+    match arguments.command.clone() {
         Command::Echo => {
             let baseline = programs.baseline("epoll_echo", &setup);
             let ringwire = programs.ringwire(&setup, &baseline);
@@ -193,6 +196,17 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
             holder.arguments.push("--hold".to_owned());
             let ringwire = programs.ringwire(&setup, &holder);
             idle::run(&setup, &holder, &ringwire, quick)
+        }
+        Command::Compare(options) => {
+            let mut holder = programs.baseline("epoll_echo", &setup);
+            holder.name = "held".to_owned();
+            holder.arguments.push("--hold".to_owned());
+            let server = programs.server()?;
+            let servers = compare::Servers {
+                ringwire: ringwire(server, 1, &[setup.server_core]),
+                holder,
+            };
+            compare::run(setup, &servers, &options, quick, only)
         }
         Command::Shards => {
             let server = programs.server()?;
@@ -291,6 +305,7 @@ impl Programs {
             arguments: Vec::new(),
             config: String::new(),
             cores: vec![setup.server_core],
+            collects_garbage: false,
         }
     }
 
@@ -336,5 +351,6 @@ fn ringwire(program: &Path, shards: usize, cores: &[usize]) -> Launch {
         arguments: words,
         config: String::new(),
         cores: cores.to_vec(),
+        collects_garbage: false,
     }
 }

@@ -31,7 +31,7 @@ const OWN_CHANNELS: u32 = 5;
 
 /// What the connections do that are measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Case {
+pub(crate) enum Case {
     /// Nothing.
     Idle,
     /// They are subscribed to one channel, all of them to the same.
@@ -93,7 +93,7 @@ struct Point {
 
 /// One server at two numbers of connections.
 #[derive(Clone, Debug, Serialize)]
-struct Growth {
+pub(crate) struct Growth {
     server: String,
     case: String,
     round: u32,
@@ -102,11 +102,13 @@ struct Growth {
 }
 
 impl Growth {
-    fn user_bytes(&self) -> Option<f64> {
+    /// User memory per connection, in bytes.
+    pub(crate) fn user_bytes(&self) -> Option<f64> {
         self.per_connection(|point| Some(point.private_dirty_bytes))
     }
 
-    fn kernel_bytes(&self) -> Option<f64> {
+    /// Kernel slab per connection with both of its ends, in bytes; `None` where it cannot be read.
+    pub(crate) fn kernel_bytes(&self) -> Option<f64> {
         self.per_connection(|point| point.slabs.as_deref().map(slab_bytes))
     }
 
@@ -148,12 +150,7 @@ pub(crate) fn run(
     // Servers inherit this. With huge pages a touched byte counts as 2 MiB, and the growth by some
     // thousand connections is the number of huge pages that it happened to cross.
     disable_transparent_huge_pages(true)?;
-    let measurement = Measurement {
-        setup,
-        sizes: if quick { [300, 1_500] } else { [3_000, 15_000] },
-        quiet: Duration::from_millis(if quick { 200 } else { 1_500 }),
-        slab_looks: if quick { 4 } else { 120 },
-    };
+    let measurement = Measurement::new(setup, "/ws", quick);
     let sizes = measurement.sizes;
     // What subscriptions add is the server's alone: the kernel knows nothing of them.
     let more = [
@@ -268,31 +265,48 @@ fn print_caches(held: &[Growth], ours: &[Growth]) {
 }
 
 /// How memory is measured.
-struct Measurement<'a> {
+pub(crate) struct Measurement<'a> {
     setup: &'a Setup,
+    /// Where connections go.
+    path: &'static str,
     /// The numbers of connections between which it grows.
-    sizes: [u32; 2],
+    pub(crate) sizes: [u32; 2],
     /// For how long it must not have changed.
     quiet: Duration,
     /// How often the kernel's memory is looked at, at most, until it has stopped moving.
     slab_looks: u32,
 }
 
-impl Measurement<'_> {
-    fn growth(&self, launch: &Launch, case: Case, round: u32) -> anyhow::Result<Growth> {
+impl<'a> Measurement<'a> {
+    /// With connections to `path`; fewer of them and less patience when `quick`.
+    pub(crate) fn new(setup: &'a Setup, path: &'static str, quick: bool) -> Self {
+        Self {
+            setup,
+            path,
+            sizes: if quick { [300, 1_500] } else { [3_000, 15_000] },
+            quiet: Duration::from_millis(if quick { 200 } else { 1_500 }),
+            slab_looks: if quick { 4 } else { 120 },
+        }
+    }
+
+    /// Memory of a new server at two numbers of connections. Transparent huge pages must be off.
+    pub(crate) fn growth(&self, launch: &Launch, case: Case, round: u32) -> anyhow::Result<Growth> {
         eprintln!("{}, {}, round {round} …", launch.name, case.name());
         let server = Server::start(launch, &self.setup.out)?;
         let [few, all] = self.sizes;
         let open = |first, connections| -> anyhow::Result<Load> {
-            let plan = case.plan(first, connections, all);
+            let mut plan = case.plan(first, connections, all);
+            plan.path = self.path.to_owned();
             let load = Load::start(&self.setup.aimed(&plan, &server))?;
             load.wait_ready(PATIENCE)?;
             Ok(load)
         };
         // What the first connections make the server allocate once is not what a connection costs.
         let first = open(0, few)?;
+        server.collect_garbage(launch)?;
         let at_few = self.point(&server.process, few, case)?;
         let more = open(few, all - few)?;
+        server.collect_garbage(launch)?;
         let at_all = self.point(&server.process, all, case)?;
         first.finish()?;
         more.finish()?;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::bail;
 use ringwire::load::statistics::median;
 use ringwire::load::{Counts, CpuTime, LatencySummary, Load, Plan};
 use serde::Serialize;
@@ -120,7 +121,7 @@ impl Setup {
     ) -> anyhow::Result<Sample> {
         self.with_traffic(launch, plan, |server, load| {
             let (began, cpu, counts) = (Instant::now(), server.process.cpu()?, load.counts());
-            thread::sleep(self.window);
+            self.let_window_pass(load)?;
             let cpu = server.process.cpu()?.since(cpu);
             let counts = load.counts().since(counts);
             Ok((began.elapsed(), cpu, counts))
@@ -134,6 +135,22 @@ impl Setup {
             cpu,
             latency,
         })
+    }
+
+    /// A window in which nothing came back (a short one, on a busy machine) would make messages cost
+    /// nothing: it goes on until something has.
+    pub(crate) fn let_window_pass(&self, load: &Load) -> anyhow::Result<()> {
+        let before = load.counts().messages;
+        let began = Instant::now();
+        thread::sleep(self.window);
+        while load.counts().messages == before {
+            load.check()?;
+            if began.elapsed() > PATIENCE {
+                bail!("nothing came back in {} s", PATIENCE.as_secs());
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
     }
 
     /// Looks at the server with tools while the same traffic runs, up to three times; the medians.
@@ -210,7 +227,9 @@ impl Setup {
         })
     }
 
-    fn with_traffic<T>(
+    /// Lets `measure` look at `launch` while the traffic of `plan` runs, after the warm-up; also returns
+    /// the round trips of the whole run.
+    pub(crate) fn with_traffic<T>(
         &self,
         launch: &Launch,
         plan: &Plan,

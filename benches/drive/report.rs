@@ -26,6 +26,22 @@ impl Table {
         self.rows.push(cells.into_iter().collect());
     }
 
+    /// As a table in Markdown: the first column to the left, the others to the right.
+    pub(crate) fn markdown(&self) -> String {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let mut text = String::new();
+        for (number, row) in self.rows.iter().enumerate() {
+            let mut cells = row.clone();
+            cells.resize(columns, String::new());
+            text.push_str(&format!("| {} |\n", cells.join(" | ")));
+            if number == 0 {
+                let rule = "---:|".repeat(columns.saturating_sub(1));
+                text.push_str(&format!("|---|{rule}\n"));
+            }
+        }
+        text
+    }
+
     pub(crate) fn print(&self) {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
@@ -135,6 +151,35 @@ impl Report {
     /// Prints the figures with their bounds and writes everything to `out`. True when every figure
     /// was reached.
     pub(crate) fn end(self, out: &Path) -> anyhow::Result<bool> {
+        Ok(self.finish(out)?.reached)
+    }
+
+    /// As [`Self::end`], for those who make more of it.
+    pub(crate) fn finish(self, out: &Path) -> anyhow::Result<Finished> {
+        let table = self.figures();
+        table.print();
+        let reached = self.verdicts.iter().all(|verdict| verdict.reached);
+        let file = out.join(format!("{}-{}.json", self.name, self.machine.unix_time));
+        let raw = json!({
+            "name": self.name,
+            "machine": self.machine,
+            "servers": self.servers,
+            "samples": self.samples,
+            "figures": self.verdicts,
+        });
+        fs::write(&file, serde_json::to_vec_pretty(&raw)?)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        println!("raw data  {}", file.display());
+        Ok(Finished {
+            reached,
+            figures: table,
+            raw,
+            machine: self.machine,
+        })
+    }
+
+    /// The figures with their bounds.
+    fn figures(&self) -> Table {
         let mut table = Table::new(&["figure", "measured", "bound", ""]);
         for verdict in &self.verdicts {
             let bound = match (verdict.at_most, verdict.at_least) {
@@ -150,21 +195,20 @@ impl Report {
                 reached.to_owned(),
             ]);
         }
-        table.print();
-        let reached = self.verdicts.iter().all(|verdict| verdict.reached);
-        let file = out.join(format!("{}-{}.json", self.name, self.machine.unix_time));
-        let report = json!({
-            "name": self.name,
-            "machine": self.machine,
-            "servers": self.servers,
-            "samples": self.samples,
-            "figures": self.verdicts,
-        });
-        fs::write(&file, serde_json::to_vec_pretty(&report)?)
-            .with_context(|| format!("cannot write {}", file.display()))?;
-        println!("raw data  {}", file.display());
-        Ok(reached)
+        table
     }
+}
+
+/// A report that has been printed and written.
+pub(crate) struct Finished {
+    /// Whether every figure was reached.
+    pub(crate) reached: bool,
+    /// The figures with their bounds.
+    pub(crate) figures: Table,
+    /// Everything, as it was written.
+    pub(crate) raw: Value,
+    /// The facts about the machine.
+    pub(crate) machine: Machine,
 }
 
 /// A figure with as many digits as it deserves.

@@ -19,6 +19,9 @@ use tempfile::TempDir;
 const START: Duration = Duration::from_secs(20);
 /// A server that was asked to stop is ended after this time.
 const STOP: Duration = Duration::from_secs(10);
+/// How variables of the environment begin that change what a server does: ringwire's own, and those of
+/// the runtimes that peers need.
+const SETTINGS: [&str; 6] = ["RINGWIRE_", "BUN_", "NODE_", "PYTHON", "TOKIO_", "WS_NO_"];
 /// The name of the configuration in its directory.
 const CONFIG: &str = "ringwire.toml";
 
@@ -35,15 +38,18 @@ pub struct Launch {
     pub config: String,
     /// Cores (operating system indexes) that all its threads are kept on. Empty: any.
     pub cores: Vec<usize>,
+    /// Whether it collects garbage when it gets SIGUSR2. Others would be ended by that.
+    pub collects_garbage: bool,
 }
 
 impl Launch {
-    /// The command as a person would type it.
+    /// The command as a person would type it. Of files it shows the names: where they lie on this
+    /// machine says nothing.
     #[must_use]
     pub fn command_line(&self) -> String {
-        let program = self.program.file_name().unwrap_or_default();
-        let mut words = vec![program.to_string_lossy().into_owned()];
-        words.extend(self.arguments.iter().cloned());
+        let name = |word: &str| word.rsplit('/').next().unwrap_or_default().to_owned();
+        let mut words = vec![name(&self.program.to_string_lossy())];
+        words.extend(self.arguments.iter().map(|word| name(word)));
         if !self.config.is_empty() {
             words.push("--config FILE".to_owned());
         }
@@ -82,8 +88,9 @@ impl Server {
         let mut command = Command::new(&launch.program);
         // What is measured depends on the command alone.
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("RINGWIRE_") {
-                command.env_remove(name);
+            let word = name.to_string_lossy();
+            if SETTINGS.iter().any(|prefix| word.starts_with(prefix)) {
+                command.env_remove(&name);
             }
         }
         let config = write_config(&launch.config).context("cannot write a configuration")?;
@@ -119,6 +126,17 @@ impl Server {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Lets the server collect garbage, if it knows how to; it does so soon after.
+    ///
+    /// # Errors
+    /// When its process is gone.
+    pub fn collect_garbage(&self, launch: &Launch) -> anyhow::Result<()> {
+        match i32::try_from(self.pid()).ok().and_then(Pid::from_raw) {
+            Some(pid) if launch.collects_garbage => Ok(kill_process(pid, Signal::USR2)?),
+            _ => Ok(()),
+        }
     }
 
     /// Asks the server to stop (SIGTERM) and waits for it, 10 s at most.

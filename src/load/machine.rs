@@ -100,30 +100,35 @@ impl Machine {
         }
     }
 
+    /// The facts, each with its name.
+    #[must_use]
+    pub fn facts(&self) -> Vec<(&'static str, String)> {
+        let virtualized = if self.virtualized { ", virtual" } else { "" };
+        let machine = format!(
+            "{} × {}{virtualized}, {} GiB, nofile {}",
+            self.cores, self.processor, self.memory_gib, self.nofile
+        );
+        let mut facts = vec![
+            ("machine", machine),
+            ("kernel", self.kernel.clone()),
+            ("versions", self.versions.join(", ")),
+            ("command", self.command.clone()),
+        ];
+        if self.load_average > 0.5 {
+            let warning = format!(
+                "load average {:.2}: something else is running here; figures will vary",
+                self.load_average
+            );
+            facts.push(("warning", warning));
+        }
+        facts
+    }
+
     /// The facts, one a line.
     #[must_use]
     pub fn text(&self) -> String {
-        let virtualized = if self.virtualized { ", virtual" } else { "" };
-        let mut text = format!(
-            "machine   {} × {}{virtualized}, {} GiB, nofile {}\n\
-             kernel    {}\n\
-             versions  {}\n\
-             command   {}\n",
-            self.cores,
-            self.processor,
-            self.memory_gib,
-            self.nofile,
-            self.kernel,
-            self.versions.join(", "),
-            self.command
-        );
-        if self.load_average > 0.5 {
-            text += &format!(
-                "warning   load average {:.2}: something else is running here; figures will vary\n",
-                self.load_average
-            );
-        }
-        text
+        let line = |(name, fact): (&str, String)| format!("{name:<9} {fact}\n");
+        self.facts().into_iter().map(line).collect()
     }
 }
 
@@ -164,23 +169,32 @@ fn shown(words: impl IntoIterator<Item = String>) -> String {
             _ if shown.is_empty() => word.rsplit('/').next().unwrap_or_default().to_owned(),
             _ if std::mem::take(&mut secret) => "…".to_owned(),
             _ if named && name.len() < word.len() => format!("{name}=…"),
-            _ => without_folders(&word),
+            _ => file_name(&word).to_owned(),
         });
         secret = named && name.len() == word.len();
     }
     shown.join(" ")
 }
 
-fn without_folders(word: &str) -> String {
+/// A text without the folders of the files that it names: where they lie on this machine is nobody's
+/// business.
+#[must_use]
+pub fn without_folders(text: &str) -> String {
+    let words = text.split_whitespace().map(file_name);
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// The name of the file that a word names, or the word.
+fn file_name(word: &str) -> &str {
     // With one slash only, it is the path of a URL.
-    let folders = word.matches('/').count();
-    let is_path =
-        (word.starts_with('/') && folders > 1) || word.starts_with("./") || word.starts_with("../");
-    let last = word.trim_end_matches('/').rsplit('/').next();
-    match last {
-        Some(last) if is_path => last.to_owned(),
-        _ => word.to_owned(),
+    let is_absolute = word.starts_with('/') && word.matches('/').count() > 1;
+    if !is_absolute && !word.starts_with("./") && !word.starts_with("../") {
+        return word;
     }
+    word.trim_end_matches('/')
+        .rsplit('/')
+        .next()
+        .unwrap_or(word)
 }
 
 fn read(path: &str) -> String {
@@ -215,13 +229,8 @@ mod tests {
 
     #[test]
     fn folders_are_not_told() {
-        assert_eq!(without_folders("/home/somebody/ringwire"), "ringwire");
-        assert_eq!(without_folders("--report"), "--report");
-        assert_eq!(without_folders("../results/"), "results");
-        assert_eq!(
-            without_folders("ws://127.0.0.1:9000/ws"),
-            "ws://127.0.0.1:9000/ws"
-        );
-        assert_eq!(without_folders("/echo"), "/echo");
+        let text = "/home/somebody/ringwire --report ../results/ ws://127.0.0.1:9000/ws /echo";
+        let shown = "ringwire --report results ws://127.0.0.1:9000/ws /echo";
+        assert_eq!(without_folders(text), shown);
     }
 }

@@ -170,6 +170,7 @@ fn start(own: &Own, connections: u32, logs: &TempDir) -> anyhow::Result<(Server,
         arguments,
         config: own.config.clone(),
         cores: own.cores.clone(),
+        collects_garbage: false,
     };
     let described = launch.command_line();
     Ok((Server::start(&launch, logs.path())?, described))

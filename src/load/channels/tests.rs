@@ -190,7 +190,7 @@ fn a_burst_publishes_once_to_each_channel_and_takes_until_the_last_delivery() {
     assert!(run.channels.is_quiet());
     let counts = run.channels.counts();
     assert_eq!((counts.messages, counts.publishes), (8, 4));
-    assert_eq!(run.channels.take_latencies().summary().count, 8);
+    assert_eq!(run.channels.take_latencies().0.summary().count, 8);
 }
 
 #[test]
