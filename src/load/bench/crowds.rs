@@ -56,9 +56,9 @@ pub(super) fn churn(
     beside_quiet(run, &quiet, &beside);
     run.latency("connect and upgrade", &connects);
     run.check_rate("connections", live.opened as f64, seconds, rate);
-    run.pause(&echo)?;
-    run.finish(coming)?;
-    run.finish(echo)?;
+    run.pause(&echo, &[&coming])?;
+    run.finish(coming, &[&echo])?;
+    run.finish(echo, &[])?;
     Ok(())
 }
 
@@ -71,7 +71,7 @@ pub(super) fn storm(run: &mut Run<'_>, rounds: u32) -> anyhow::Result<()> {
     plan.connecting = RUSH;
     let (mut connects, mut whole) = (Latencies::new(), Latencies::new());
     for round in 1..=rounds {
-        run.finish(load)?;
+        run.finish(load, &[])?;
         let began = Instant::now();
         load = run.open(&format!("storm {round}"), &plan)?;
         whole.record_ns(began.elapsed().as_nanos() as u64);
@@ -91,7 +91,7 @@ pub(super) fn storm(run: &mut Run<'_>, rounds: u32) -> anyhow::Result<()> {
         u64::from(live.ready) + live.failed >= connections.into(),
         format!("{} are open, {} failed", live.ready, live.failed),
     );
-    run.finish(load)?;
+    run.finish(load, &[])?;
     Ok(())
 }
 
@@ -126,8 +126,8 @@ pub(super) fn mass_disconnect(run: &mut Run<'_>, steady: Steady) -> anyhow::Resu
         run.figure("server memory kept after they had gone", kept / 1e6, "MB");
     }
     beside_quiet(run, &quiet, &leaving);
-    run.pause(&echo)?;
-    run.finish(echo)?;
+    run.pause(&echo, &[])?;
+    run.finish(echo, &[])?;
     Ok(())
 }
 

@@ -182,7 +182,7 @@ pub(super) fn million(run: &mut Run<'_>, hold: Duration) -> anyhow::Result<()> {
 
     run.watch.phase("all disconnect", &[&load])?;
     let began = Instant::now();
-    run.finish(load)?;
+    run.finish(load, &[])?;
     run.figure(
         "all disconnected within",
         began.elapsed().as_secs_f64(),

@@ -170,6 +170,7 @@ fn time_plot(unit: &str, curves: &[Curve], marks: &[f64]) -> anyhow::Result<Stri
         area.fill(&WHITE).map_err(plot_error)?;
         let mut chart = ChartBuilder::on(&area)
             .margin(8)
+            .margin_right(40)
             .x_label_area_size(32)
             .y_label_area_size(72)
             .build_cartesian_2d(0.0..end, 0.0..top)
@@ -185,7 +186,7 @@ fn time_plot(unit: &str, curves: &[Curve], marks: &[f64]) -> anyhow::Result<Stri
             let line = LineSeries::new([(mark, 0.0), (mark, top)], BLACK.mix(0.25));
             chart.draw_series(line).map_err(plot_error)?;
         }
-        draw(&mut chart, curves)?;
+        draw(&mut chart, curves, SeriesLabelPosition::UpperLeft)?;
         area.present().map_err(plot_error)?;
     }
     Ok(svg)
@@ -221,6 +222,7 @@ fn percentile_plot(outcome: &Outcome) -> anyhow::Result<String> {
         area.fill(&WHITE).map_err(plot_error)?;
         let mut chart = ChartBuilder::on(&area)
             .margin(8)
+            .margin_right(40)
             .x_label_area_size(32)
             .y_label_area_size(72)
             .build_cartesian_2d(0.0..NINES, (least..most).log_scale())
@@ -241,7 +243,7 @@ fn percentile_plot(outcome: &Outcome) -> anyhow::Result<String> {
         mesh.y_label_formatter(&|value| short(*value))
             .draw()
             .map_err(plot_error)?;
-        draw(&mut chart, &curves)?;
+        draw(&mut chart, &curves, SeriesLabelPosition::LowerRight)?;
         area.present().map_err(plot_error)?;
     }
     Ok(svg)
@@ -251,6 +253,7 @@ fn percentile_plot(outcome: &Outcome) -> anyhow::Result<String> {
 fn draw<'a, X, Y>(
     chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
     curves: &[Curve],
+    labels_at: SeriesLabelPosition,
 ) -> anyhow::Result<()>
 where
     X: Ranged<ValueType = f64> + ValueFormatter<f64>,
@@ -270,10 +273,7 @@ where
         labels
             .background_style(WHITE.mix(0.8))
             .border_style(BLACK.mix(0.2));
-        labels
-            .position(SeriesLabelPosition::UpperLeft)
-            .draw()
-            .map_err(plot_error)?;
+        labels.position(labels_at).draw().map_err(plot_error)?;
     }
     Ok(())
 }

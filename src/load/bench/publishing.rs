@@ -29,7 +29,7 @@ pub(super) fn fanout(run: &mut Run<'_>, publishes: Publishes) -> anyhow::Result<
         .zip(cpu)
         .map(|(now, before)| now - before);
     let (each, last) = (run.watch.messages.clone(), run.watch.lasts.clone());
-    run.pause(&load)?;
+    run.pause(&load, &[])?;
     run.figure(
         "deliveries per second",
         counts.messages as f64 / seconds,
@@ -52,7 +52,7 @@ pub(super) fn fanout(run: &mut Run<'_>, publishes: Publishes) -> anyhow::Result<
     run.latency("from publish to each subscriber", &each);
     run.latency("from publish to the last subscriber", &last);
     complete(run, &load);
-    run.finish(load)?;
+    run.finish(load, &[])?;
     Ok(())
 }
 
@@ -88,7 +88,7 @@ pub(super) fn slow(run: &mut Run<'_>, percent: u32, publishes: Publishes) -> any
     run.watch
         .for_a_time(&[&load, &stopped], publishes.duration)?;
     let beside = run.watch.messages.clone();
-    run.pause(&load)?;
+    run.pause(&load, &[&stopped])?;
     run.watch.phase("they read again", &[&load, &stopped])?;
     stopped.drain();
     let began = Instant::now();
@@ -104,8 +104,8 @@ pub(super) fn slow(run: &mut Run<'_>, percent: u32, publishes: Publishes) -> any
     run.latency("everybody reads", &quiet);
     run.latency("some don't read", &beside);
     complete(run, &load);
-    run.finish(load)?;
-    run.finish(stopped)?;
+    run.finish(load, &[&stopped])?;
+    run.finish(stopped, &[])?;
     Ok(())
 }
 

@@ -267,9 +267,10 @@ impl Run<'_> {
         Ok(load)
     }
 
-    /// Closes a load and keeps what it counted.
-    pub(super) fn finish(&mut self, load: Load) -> anyhow::Result<Summary> {
-        self.watch.sample(&[&load])?;
+    /// Closes a load, beside `others`, and keeps what it counted.
+    pub(super) fn finish(&mut self, load: Load, others: &[&Load]) -> anyhow::Result<Summary> {
+        let all: Vec<&Load> = others.iter().copied().chain([&load]).collect();
+        self.watch.sample(&all)?;
         let live = load.live();
         let summary = load.finish()?;
         self.watch.ended(summary.counts, live);
@@ -348,10 +349,11 @@ impl Run<'_> {
         Some(self.watch.process()?.cpu().ok()?.total_ns)
     }
 
-    /// Stops traffic and waits for what is on the way.
-    pub(super) fn pause(&mut self, load: &Load) -> anyhow::Result<()> {
+    /// Stops a load's traffic, beside `others`, and waits for what is on the way.
+    pub(super) fn pause(&mut self, load: &Load, others: &[&Load]) -> anyhow::Result<()> {
         load.pause(PATIENCE)?;
-        self.watch.sample(&[load])
+        let all: Vec<&Load> = others.iter().copied().chain([load]).collect();
+        self.watch.sample(&all)
     }
 }
 

@@ -71,9 +71,9 @@ pub(super) fn idle(run: &mut Run<'_>, rate: Option<u32>, hold: Duration) -> anyh
             String::new()
         },
     );
-    run.finish(load)?;
+    run.finish(load, &first.iter().collect::<Vec<_>>())?;
     if let Some(first) = first {
-        run.finish(first)?;
+        run.finish(first, &[])?;
     }
     Ok(())
 }
@@ -100,7 +100,7 @@ pub(super) fn echo(run: &mut Run<'_>, echoes: Echoes) -> anyhow::Result<()> {
         .zip(cpu)
         .map(|(now, before)| now - before);
     let latencies = run.watch.messages.clone();
-    run.pause(&load)?;
+    run.pause(&load, &[])?;
     let per_second = counts.messages as f64 / seconds;
     run.figure("messages per second", per_second, "1/s");
     run.figure(
@@ -121,7 +121,7 @@ pub(super) fn echo(run: &mut Run<'_>, echoes: Echoes) -> anyhow::Result<()> {
     if let Some(rate) = echoes.rate {
         run.check_rate("answers", counts.messages as f64, seconds, rate);
     }
-    run.finish(load)?;
+    run.finish(load, &[])?;
     Ok(())
 }
 
@@ -162,7 +162,7 @@ pub(super) fn latency(
     }
     let seconds = began.elapsed().as_secs_f64();
     let per_second = load.counts().since(counts).messages as f64 / seconds;
-    run.pause(&load)?;
+    run.pause(&load, &[])?;
     run.latency("all of it", &all);
     run.figure("messages per second", per_second, "1/s");
     run.figure(
@@ -171,7 +171,7 @@ pub(super) fn latency(
         "",
     );
     run.check_rate("answers", per_second * seconds, seconds, rate);
-    run.finish(load)?;
+    run.finish(load, &[])?;
     Ok(())
 }
 
@@ -200,7 +200,7 @@ pub(super) fn burst(
         load.resume();
         load.wait_messages(before + all, BURST)?;
         whole.record_ns(began.elapsed().as_nanos() as u64);
-        run.pause(&load)?;
+        run.pause(&load, &[])?;
         answers.merge(&run.watch.messages);
     }
     let counts = load.counts().messages;
@@ -218,6 +218,6 @@ pub(super) fn burst(
         counts == all * u64::from(rounds),
         format!("{counts} of {}", all * u64::from(rounds)),
     );
-    run.finish(load)?;
+    run.finish(load, &[])?;
     Ok(())
 }
