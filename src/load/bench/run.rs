@@ -51,6 +51,11 @@ pub(super) struct Memory {
 }
 
 impl Memory {
+    /// What the server's has grown by if it is `bytes` now.
+    pub(super) fn user_grown_to(self, bytes: u64) -> f64 {
+        bytes as f64 - self.user_bytes.unwrap_or(0) as f64
+    }
+
     /// What the server's has grown by, in bytes.
     pub(super) fn grown_since(self, before: Self) -> Option<f64> {
         Some(self.user_bytes? as f64 - before.user_bytes? as f64)
