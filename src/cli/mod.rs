@@ -12,6 +12,7 @@ mod bench;
 mod config;
 mod doctor;
 mod flags;
+mod probe;
 mod serve;
 
 pub use flags::SettingFlags;
@@ -58,6 +59,9 @@ enum Subcommands {
     /// Say how many connections this host holds, what stops it, and how to change that
     #[command(after_help = doctor::ENDING)]
     Doctor(doctor::Options),
+    /// Test any WebSocket server: handshake, echo, control frames, wrong frames, load, TLS
+    #[command(after_help = probe::ENDING)]
+    Probe(Box<probe::ProbeArguments>),
 }
 
 /// Runs the program with the arguments of the process.
@@ -68,6 +72,7 @@ pub fn main() -> ExitCode {
         Subcommands::Bench(command) => bench::execute(*command),
         Subcommands::Config(command) => config::run(command),
         Subcommands::Doctor(options) => doctor::run(options),
+        Subcommands::Probe(arguments) => probe::run(*arguments),
     };
     match result {
         Ok(code) => code,

@@ -2,7 +2,8 @@
 //!
 //! It stands outside the way of a message and measures it: clients on rings of their own, on
 //! threads of their own, that check every byte they get back ([`Load`] runs a [`Plan`]), and the
-//! reading of what the server process used meanwhile ([`Process`]).
+//! reading of what the server process used meanwhile ([`Process`]). [`probe`] is a client of another
+//! kind: over blocking sockets, it tests whether a server, any one, does what it should.
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
@@ -35,6 +36,7 @@ mod idle;
 pub mod launch;
 pub mod machine;
 mod plan;
+pub mod probe;
 pub mod process;
 mod receiving;
 mod run;
