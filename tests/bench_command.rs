@@ -76,6 +76,14 @@ fn idle() {
 }
 
 #[test]
+fn many_shards_keep_little_memory() {
+    let result = passed(&["idle", "-n", "100", "--hold", "100ms", "--shards", "12"]);
+    // With huge pages, each of them kept 6 MB.
+    let megabytes = figure(&result, "server memory in all");
+    assert!(megabytes < 24.0, "{megabytes} MB");
+}
+
+#[test]
 fn ramp() {
     let result = passed(&["ramp", "-n", "60", "--rate", "40", "--hold", "100ms"]);
     assert_eq!(figure(&result, "connections"), 60.0);
@@ -222,6 +230,88 @@ fn more_than_there_is_memory_for_is_refused() {
     let said = output.err;
     assert!(said.contains("need 108.1 GiB of memory"), "{said}");
     assert!(said.contains("use --connections"), "{said}");
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_refused_at_once() {
+    let report = ["--report", "/proc/nowhere/at/all"];
+    let output = bench(&[&["echo", "--duration", "1h"], &report[..]].concat());
+    assert_eq!(output.code, Some(1));
+    let said = output.err;
+    assert!(
+        said.contains("/proc/nowhere") && said.contains("No such file"),
+        "{said}"
+    );
+}
+
+#[test]
+fn flags_that_contradict_each_other_are_refused() {
+    for (flags, expected) in [
+        ("fanout --failures-max 1", "every subscriber counts"),
+        ("fanout --publishers 2", "--channels 1"),
+        ("slow -n 5 --channels 9", "more than the 5 subscribers"),
+        ("idle -n 3 --threads 4", "more than the 3 connections"),
+        ("idle --threads 0", "0 is not in 1..=1024"),
+        ("churn --rate 10000 --stay-ms 500", "use --connections 6250"),
+    ] {
+        let output = bench(&flags.split(' ').collect::<Vec<_>>());
+        assert_eq!(output.code, Some(2), "{flags}");
+        assert!(output.err.contains(expected), "{flags}: {}", output.err);
+    }
+}
+
+#[test]
+fn a_signal_ends_the_run_and_its_server() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("RINGWIRE_")) {
+        command.env_remove(name);
+    }
+    let run = command
+        .args([
+            "bench", "idle", "-n", "50", "--hold", "1h", "--json", "--report",
+        ])
+        .arg(folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let pid = run.id();
+    let children = format!("/proc/{pid}/task");
+    let server = || {
+        let tasks = std::fs::read_dir(&children).ok()?;
+        tasks.flatten().find_map(|task| {
+            let path = task.path().join("children");
+            let text = std::fs::read_to_string(path).ok()?;
+            text.split_whitespace().next()?.parse::<u32>().ok()
+        })
+    };
+    let began = std::time::Instant::now();
+    // When it holds them, the server has them all.
+    let server = loop {
+        if let Some(server) = server() {
+            let held = ringwire::load::Process::new(server).and_then(|server| server.cpu());
+            if held.is_ok_and(|cpu| cpu.total_ns > 0) {
+                break server;
+            }
+        }
+        assert!(began.elapsed().as_secs() < 30, "no server was started");
+        thread::sleep(std::time::Duration::from_millis(20));
+    };
+    let pid = rustix::process::Pid::from_raw(pid as i32).expect("a process");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    let output = run.wait_with_output().expect("it ends");
+    assert!(
+        !Path::new(&format!("/proc/{server}")).exists(),
+        "the server was left behind"
+    );
+    // Before it notices signals, one ends it as any program.
+    if let Some(code) = output.status.code() {
+        assert_eq!(code, 1);
+        let result: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert!(result.to_string().contains("interrupted"), "{result:#}");
+        assert!(folder.path().join("result.json").exists());
+    }
 }
 
 #[test]

@@ -1,18 +1,18 @@
 //! `ringwire bench`: what a server does under load.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Subcommand};
 use url::Url;
 
 use super::{FAILURE, USAGE, print};
 use crate::load::bench::{
-    Bench, Clients, Echoes, Options, Own, Publishes, Running, Steady, Target, run, this_program,
-    write_report,
+    Bench, Clients, Echoes, Options, Own, Publishes, Running, Steady, Target, prepare_report, run,
+    this_program, write_report,
 };
 use crate::topology::{Machine, raise_nofile};
 
@@ -22,6 +22,9 @@ Without --url a server of its own is started for the run, on some of the cores, 
 clients check every byte, order and count.
 
 Exit codes: 0 everything that was checked held; 1 something did not, or the run could not begin; 2 wrong flags.";
+
+/// Who has several addresses is tried at each for so long.
+const ANSWER: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub(super) struct BenchCommand {
@@ -259,8 +262,9 @@ struct Others {
     /// Cores for the clients, such as 4-7 [default: those that the server does not have]
     #[arg(long, value_name = "LIST", value_parser = cores, help_heading = "Clients")]
     cores: Option<Cores>,
-    /// Client threads, each with a ring of its own [default: one for each 19,000 connections]
-    #[arg(long, value_name = "N", help_heading = "Clients")]
+    /// Client threads, each with a ring of its own [default: one for each 19,000 connections, and where
+    /// messages are counted, one for each of the clients' cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_024), help_heading = "Clients")]
     threads: Option<u32>,
     /// An address of this machine to connect from; can be repeated. One has some 28,000 ports to a server
     #[arg(long, value_name = "ADDRESS", help_heading = "Clients")]
@@ -420,16 +424,18 @@ pub(super) fn execute(command: BenchCommand) -> anyhow::Result<ExitCode> {
     };
     // A ring holds as many sockets as the soft limit says, which may be 1,024.
     raise_nofile();
-    let outcome = run(&options)?;
     if let Some(folder) = &report {
-        write_report(&outcome, folder)?;
+        // Better now than after a long run.
+        prepare_report(folder).map_err(|error| anyhow!("{error:#}"))?;
     }
+    let outcome = run(&options).map_err(|error| anyhow!("{error:#}"))?;
     if json {
         print(&format!("{}\n", serde_json::to_string_pretty(&outcome)?))?;
     } else {
         print(&outcome.text())?;
     }
     if let Some(folder) = report {
+        write_report(&outcome, &folder).map_err(|error| anyhow!("{error:#}"))?;
         eprintln!("report    {}", folder.join("index.html").display());
     }
     Ok(if outcome.passed {
@@ -439,7 +445,49 @@ pub(super) fn execute(command: BenchCommand) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// What the flags of a scenario have to do with each other.
+fn check(scenario: Bench, connections: u32, others: &Others) -> anyhow::Result<()> {
+    if scenario.speaks_ringwire() && others.failures_max > 0 {
+        bail!(
+            "--failures-max: here every subscriber counts; it is for scenarios without publishes"
+        );
+    }
+    if let Some(threads) = others.threads.filter(|threads| *threads > connections) {
+        bail!("--threads {threads}: more than the {connections} connections");
+    }
+    match scenario {
+        Bench::Fanout(publishes) | Bench::Slow { publishes, .. } => {
+            if publishes.publishers > publishes.channels {
+                bail!(
+                    "--publishers {}: each has channels of its own, and there are --channels {}",
+                    publishes.publishers,
+                    publishes.channels
+                );
+            }
+            if publishes.channels > connections {
+                bail!(
+                    "--channels {}: more than the {connections} subscribers",
+                    publishes.channels
+                );
+            }
+        }
+        Bench::Churn { rate, stay_ms, .. } => {
+            let needed = u64::from(rate) * u64::from(stay_ms) / 1_000;
+            if needed > connections.into() {
+                bail!(
+                    "--rate {rate} with --stay-ms {stay_ms} takes {needed} connections at a time; use \
+                     --connections {}",
+                    needed + needed / 4
+                );
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
 fn options(scenario: Bench, connections: u32, others: Others) -> anyhow::Result<Options> {
+    check(scenario, connections, &others)?;
     let allowed = Machine::detect()?.allowed();
     let given = |cores: Option<Cores>| cores.map(|Cores(list)| list);
     for core in others
@@ -517,11 +565,17 @@ fn running(text: &str, pid: Option<u32>) -> anyhow::Result<Running> {
         .with_context(|| format!("--url {text}: it names no host"))?;
     let port = url.port_or_known_default().unwrap_or(80);
     let name = host.trim_start_matches('[').trim_end_matches(']');
-    let address: SocketAddr = (name, port)
+    let addresses: Vec<SocketAddr> = (name, port)
         .to_socket_addrs()
         .with_context(|| format!("--url {text}: cannot find {name}"))?
-        .next()
-        .with_context(|| format!("--url {text}: {name} has no address"))?;
+        .collect();
+    // A name may have several, of which the server has one: `localhost` is 127.0.0.1 and ::1.
+    let answers = |address: &&SocketAddr| TcpStream::connect_timeout(address, ANSWER).is_ok();
+    let address = match addresses.as_slice() {
+        [] => bail!("--url {text}: {name} has no address"),
+        [one] => *one,
+        [first, ..] => *addresses.iter().find(answers).unwrap_or(first),
+    };
     let query = url
         .query()
         .map_or_else(String::new, |query| format!("?{query}"));

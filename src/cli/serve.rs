@@ -6,10 +6,11 @@ use super::config::{not_placed, refuse};
 use super::{SettingFlags, print};
 use crate::config::{Config, Listen};
 use crate::telemetry;
-use crate::topology::TopologyError;
+use crate::topology::{self, TopologyError};
 use crate::{Server, StartError};
 
 pub(super) fn run(flags: SettingFlags) -> anyhow::Result<ExitCode> {
+    topology::do_without_huge_pages();
     let loaded = match flags.load() {
         Ok(loaded) => loaded,
         Err(problems) => return Ok(refuse(&problems)),

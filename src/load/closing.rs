@@ -159,8 +159,9 @@ impl<S: Scenario> Worker<S> {
     }
 
     /// A close frame came. True if the run may go on: it was the answer to ours.
-    pub(super) fn parted(stage: &mut Stage, code: Option<u16>) -> bool {
-        let answered = *stage == Stage::Parting(Ending::Close) && code == Some(NORMAL);
+    pub(super) fn parted(stage: &mut Stage) -> bool {
+        // With which code is the server's business (RFC 6455 section 5.5.1: "typically" the same one).
+        let answered = *stage == Stage::Parting(Ending::Close);
         if answered {
             // The server closes first (RFC 6455 section 7.1.1).
             *stage = Stage::Parted;

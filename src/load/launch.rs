@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -139,11 +139,11 @@ impl Server {
         }
     }
 
-    /// Asks the server to stop (SIGTERM) and waits for it, 10 s at most.
+    /// Asks the server to stop (SIGTERM) and waits for it; ends it after 10 s. Returns how it ended.
     ///
     /// # Errors
     /// When it had ended by itself before.
-    pub fn stop(mut self) -> anyhow::Result<()> {
+    pub fn stop(mut self) -> anyhow::Result<ExitStatus> {
         if let Some(status) = self.child.try_wait()? {
             bail!("the server ended by itself during the measurement: {status}");
         }
@@ -151,13 +151,16 @@ impl Server {
             kill_process(pid, Signal::TERM)?;
         }
         let asked = Instant::now();
-        while self.child.try_wait()?.is_none() {
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
             if asked.elapsed() > STOP {
-                break; // dropping ends it
+                self.child.kill()?;
+                return Ok(self.child.wait()?);
             }
             thread::sleep(Duration::from_millis(10));
         }
-        Ok(())
     }
 }
 

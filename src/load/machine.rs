@@ -153,7 +153,10 @@ fn sysctl(name: &str) -> Option<(String, String)> {
 /// The command as a person would type it: the script that started this program, or this program; without
 /// the folders of its files, and without secrets.
 fn command() -> String {
-    std::env::var("BENCH_COMMAND").unwrap_or_else(|_| shown(std::env::args()))
+    match std::env::var("BENCH_COMMAND") {
+        Ok(command) => shown(command.split(' ').map(str::to_owned)),
+        Err(_) => shown(std::env::args()),
+    }
 }
 
 /// Options whose values are nobody's business.
@@ -166,10 +169,12 @@ fn shown(words: impl IntoIterator<Item = String>) -> String {
         let name = word.split('=').next().unwrap_or_default();
         let named = SECRET.contains(&name);
         shown.push(match &word {
-            _ if shown.is_empty() => word.rsplit('/').next().unwrap_or_default().to_owned(),
+            _ if shown.is_empty() && !word.starts_with("scripts/") => {
+                word.rsplit('/').next().unwrap_or_default().to_owned()
+            }
             _ if std::mem::take(&mut secret) => "…".to_owned(),
             _ if named && name.len() < word.len() => format!("{name}=…"),
-            _ => file_name(&word).to_owned(),
+            _ => without_folders(&word),
         });
         secret = named && name.len() == word.len();
     }
@@ -180,8 +185,25 @@ fn shown(words: impl IntoIterator<Item = String>) -> String {
 /// business.
 #[must_use]
 pub fn without_folders(text: &str) -> String {
-    let words = text.split_whitespace().map(file_name);
+    let shown = |word: &str| match word.split_once('=') {
+        Some((name, value)) if name.starts_with("--") => format!("{name}={}", public(value)),
+        _ => public(word),
+    };
+    let words = text.split_whitespace().map(shown);
     words.collect::<Vec<_>>().join(" ")
+}
+
+/// A word that may be a URL, without who asks and what for; or a file's name without its folders.
+fn public(word: &str) -> String {
+    let Some((scheme, rest)) = word.split_once("://") else {
+        return file_name(word).to_owned();
+    };
+    let (place, query) = match rest.split_once('?') {
+        Some((place, _)) => (place, "?…"),
+        None => (rest, ""),
+    };
+    let place = place.split_once('@').map_or(place, |(_, place)| place);
+    format!("{scheme}://{place}{query}")
 }
 
 /// The name of the file that a word names, or the word.
@@ -231,6 +253,9 @@ mod tests {
     fn folders_are_not_told() {
         let text = "/home/somebody/ringwire --report ../results/ ws://127.0.0.1:9000/ws /echo";
         let shown = "ringwire --report results ws://127.0.0.1:9000/ws /echo";
+        assert_eq!(without_folders(text), shown);
+        let text = "--report=/home/somebody/x --url ws://me:word@host:1/ws?token=abc";
+        let shown = "--report=x --url ws://host:1/ws?…";
         assert_eq!(without_folders(text), shown);
     }
 }

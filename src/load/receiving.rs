@@ -189,7 +189,7 @@ impl<S: Scenario> Worker<S> {
                     held |= Self::is_held(*stage, payload);
                     Ok(false)
                 }
-                Event::Close { code, .. } if Self::parted(stage, code) => Ok(false),
+                Event::Close { .. } if Self::parted(stage) => Ok(false),
                 Event::Close { code, reason } => {
                     let code = code.map_or_else(|| "no code".to_owned(), |code| code.to_string());
                     Err(format!("the server closed with {code} {reason:?}"))

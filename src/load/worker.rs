@@ -50,6 +50,8 @@ pub(super) struct Worker<S: Scenario> {
     address: SocketAddr,
     source: Option<IpAddr>,
     spin: bool,
+    /// How long it sleeps while nothing is to be done, in microseconds.
+    rest_us: u32,
     connecting_max: u32,
     /// This worker's part of the rate of new connections, per second.
     connect_rate: Option<f64>,
@@ -165,6 +167,8 @@ impl<S: Scenario> Worker<S> {
                 sources => Some(plan.sources[index % sources]),
             },
             spin: plan.spin,
+            // Many threads that look around often are a load of their own.
+            rest_us: SLEEP_US * plan.workers.div_ceil(8),
             connecting_max: plan.connecting,
             connect_rate: plan.connect_rate.map(|rate| f64::from(rate) * part),
             first: plan.first + share.start,
@@ -239,7 +243,7 @@ impl<S: Scenario> Worker<S> {
                 Wait::Look
             } else {
                 Wait::For {
-                    timeout_us: SLEEP_US,
+                    timeout_us: if busy { SLEEP_US } else { self.rest_us },
                     min_wait_us: 0,
                 }
             };

@@ -180,8 +180,8 @@ pub struct Core {
     pub(super) connections: Slab<Connection>,
     /// One more than the largest key ever used: where the sweep turns back.
     pub(super) high_key: u32,
-    /// Connections that have ever come.
-    pub(super) inserted: u64,
+    /// Connections that have come, and gone, and channels that were forgotten: what may have freed memory.
+    pub(super) stirred: u64,
     next_generation: u32,
     /// Connections whose upgrade is complete and that have not begun to close.
     pub(super) open: usize,
@@ -235,7 +235,7 @@ impl Core {
             // Reserved, not touched: memory becomes resident with the connections.
             connections: Slab::with_capacity(parts.slots as usize),
             high_key: 0,
-            inserted: 0,
+            stirred: 0,
             next_generation: parts.random as u32,
             open: 0,
             dirty: Vec::new(),
@@ -281,7 +281,7 @@ impl Core {
     pub(super) fn insert(&mut self, connection: Connection) -> u32 {
         let key = self.connections.insert(connection) as u32;
         self.high_key = self.high_key.max(key + 1);
-        self.inserted += 1;
+        self.stirred += 1;
         key
     }
 

@@ -279,6 +279,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             && connection.in_flight == 0
         {
             core.connections.remove(key as usize);
+            core.stirred += 1;
             core.mesh.links().give_place(core.shard as usize);
             core.counters.connections.set(core.connections.len() as u64);
         }

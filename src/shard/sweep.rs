@@ -16,7 +16,8 @@ const STEP_MS: u32 = 50;
 /// Time between two rounds of housekeeping (forgotten channels, memory given back), in milliseconds.
 const HOUSEKEEPING_MS: u32 = 1000;
 
-/// Connections after whose coming and settling freed memory is returned to the operating system.
+/// Connections after whose coming or going, and channels after whose end, freed memory is returned to the
+/// operating system.
 const BURST: u64 = 1000;
 
 /// Where the walk stands.
@@ -25,7 +26,7 @@ pub(super) struct Sweep {
     cursor: u32,
     stepped_at: Ms,
     housekept_at: Ms,
-    /// Connections that had come when memory was last given back.
+    /// What had been stirred when memory was last given back.
     collected_at: u64,
 }
 
@@ -45,7 +46,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         if now.since(self.sweep.housekept_at) >= HOUSEKEEPING_MS {
             self.sweep.housekept_at = now;
             let core = &mut self.core;
-            core.home.expire(core.clock.elapsed_ms);
+            core.stirred += core.home.expire(core.clock.elapsed_ms) as u64;
             core.recount_members();
             let (home, counters) = (&core.home, &core.counters);
             counters.history_bytes.set(home.history_bytes() as u64);
@@ -56,10 +57,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                     queue.shrink_to(queue.len() * 2);
                 }
             }
-            // After a burst of connections; never while they keep coming or going.
+            // After a burst; never while connections keep coming or going.
             let calm = self.core.handshakes.is_empty() && self.core.closings.is_empty();
-            if calm && self.core.inserted - self.sweep.collected_at >= BURST {
-                self.sweep.collected_at = self.core.inserted;
+            if calm && self.core.stirred - self.sweep.collected_at >= BURST {
+                self.sweep.collected_at = self.core.stirred;
                 give_back();
             }
         }

@@ -13,7 +13,7 @@ mod process;
 pub use listeners::{ListenError, Listener, SocketFile, bind_all, listeners};
 pub use machine::{Core, Machine, Pu};
 pub use plan::{Plan, ShardPlace, plan_on};
-pub use process::{NofileLimit, pin_current_thread, raise_nofile};
+pub use process::{NofileLimit, do_without_huge_pages, pin_current_thread, raise_nofile};
 
 use crate::config::{Config, cores};
 

@@ -54,6 +54,14 @@ pub fn pin_current_thread(core: usize) -> Result<(), TopologyError> {
     }
 }
 
+/// Keeps this process from getting transparent huge pages (prctl(2), `PR_SET_THP_DISABLE`). A shard's
+/// allocator touches a little of many pages: with huge ones, each of those keeps 2 MiB. Measured: 59 shards
+/// without connections kept 366 MB, and 28 MB without huge pages, at the same cost of echo and fan-out.
+pub fn do_without_huge_pages() {
+    // Where the kernel has none, there is nothing to do without.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -29,7 +29,8 @@ pub(crate) fn talk(launch: &Launch, log_dir: &Path) -> anyhow::Result<()> {
     let server = Server::start(launch, log_dir)?;
     echo(&server).context("echo")?;
     channels(&server).context("channels")?;
-    server.stop()
+    server.stop()?;
+    Ok(())
 }
 
 /// Connects as the load generator does: without an offer of compression.

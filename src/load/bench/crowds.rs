@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::options::Steady;
 use super::run::Run;
+use crate::load::statistics::median;
 use crate::load::{Ending, Latencies, Load, Scenario};
 
 /// Handshakes in flight for each client thread when everybody comes back at once.
@@ -24,7 +25,7 @@ pub(super) fn churn(
     let quiet_cpu = run
         .server_cpu_ns()
         .zip(cpu)
-        .map(|(now, before)| now - before);
+        .map(|(now, before)| now.saturating_sub(before));
     let path = run.channel_path.clone();
     let mut plan = run.plan(&path, run.options.clients.connections, Scenario::Idle);
     plan.stay_ms = Some(stay_ms);
@@ -39,7 +40,7 @@ pub(super) fn churn(
     let used = run
         .server_cpu_ns()
         .zip(cpu)
-        .map(|(now, before)| now - before);
+        .map(|(now, before)| now.saturating_sub(before));
     let (beside, connects) = (run.watch.messages.clone(), run.watch.connects.clone());
     let live = coming.live();
     let per_second = live.opened as f64 / seconds;
@@ -69,16 +70,16 @@ pub(super) fn storm(run: &mut Run<'_>, rounds: u32) -> anyhow::Result<()> {
     let mut plan = run.plan(&path, connections, Scenario::Idle);
     let mut load = run.open("connect", &plan)?;
     plan.connecting = RUSH;
-    let (mut connects, mut whole) = (Latencies::new(), Latencies::new());
+    let (mut connects, mut took) = (Latencies::new(), Vec::new());
     for round in 1..=rounds {
         run.finish(load, &[])?;
-        let began = Instant::now();
-        load = run.open(&format!("storm {round}"), &plan)?;
-        whole.record_ns(began.elapsed().as_nanos() as u64);
+        let (all, seconds) = run.open_timed(&format!("storm {round}"), &plan)?;
+        load = all;
+        took.push(seconds.as_secs_f64());
         connects.merge(&run.watch.connects);
     }
     let live = load.live();
-    let median = whole.summary().p50_us / 1e6;
+    let median = median(&took).unwrap_or_default();
     run.figure("all were back within (median)", median, "s");
     run.figure(
         "connections per second",
@@ -86,11 +87,7 @@ pub(super) fn storm(run: &mut Run<'_>, rounds: u32) -> anyhow::Result<()> {
         "1/s",
     );
     run.latency("connect and upgrade", &connects);
-    run.check(
-        format!("all {connections} came back each time"),
-        u64::from(live.ready) + live.failed >= connections.into(),
-        format!("{} are open, {} failed", live.ready, live.failed),
-    );
+    run.check_open(live.ready, live.failed, load.first_failure());
     run.finish(load, &[])?;
     Ok(())
 }

@@ -5,21 +5,25 @@ use std::time::{Duration, Instant};
 
 use super::options::{Options, Target};
 use super::run::{Memory, Run};
+use super::watch::FLOOR_BYTES;
 use crate::load::machine::memory_kib;
 use crate::load::{ChannelGroup, ChannelsPlan, Load, Process, Scenario};
 
 /// What a connection takes on this machine, in bytes: kernel memory of both ends, what the server keeps,
 /// and what the load generator does. Measured: 9.7 KB for a pair of sockets, 0.4 KB, 0.7 KB.
 const BYTES_PER_CONNECTION: u64 = 11_500;
-/// The same with the clients elsewhere.
-const BYTES_PER_SERVED: u64 = 5_000;
-/// Below this much available memory, a run ends: the machine has to stay alive. In bytes.
-const FLOOR_BYTES: u64 = 1 << 30;
+/// The same where one of the two ends is on another machine.
+const BYTES_PER_END: u64 = 5_500;
+/// What the server's configuration says besides. All clients share what cores there are: the answer to a ping
+/// that is sent while everybody hears something waits behind all of that, longer than on machines of their own.
+pub(super) const CONFIG: &str = "[heartbeat]\ntimeout_ms = 120000\n";
 /// The groups of channels.
 const OWN: usize = 0;
 const COMMON: usize = 1;
 /// Length of a published string, in bytes.
 const SIZE_BYTES: usize = 128;
+/// Every connection has had a heartbeat by then: a ringwire sends one every 25 s by default.
+const HEARTBEATS: Duration = Duration::from_secs(40);
 /// Nothing takes longer.
 const LIMIT: Duration = Duration::from_secs(1_800);
 /// The server has forgotten who left, and the channels that nobody uses any more, within this time: it
@@ -32,9 +36,10 @@ const FORGET: Duration = Duration::from_secs(120);
 /// Says how much is needed, and how much there is.
 pub(super) fn check_memory(options: &Options) -> anyhow::Result<()> {
     let connections = options.clients.connections;
-    let each = match options.server {
+    let each = match &options.server {
         Target::Own(_) => BYTES_PER_CONNECTION,
-        Target::Running(_) => BYTES_PER_SERVED,
+        Target::Running(running) if running.address.ip().is_loopback() => BYTES_PER_CONNECTION,
+        Target::Running(_) => BYTES_PER_END,
     };
     let needed = u64::from(connections) * each + FLOOR_BYTES;
     let available = memory_kib("MemAvailable").unwrap_or(0) * 1024;
@@ -53,17 +58,6 @@ pub(super) fn check_memory(options: &Options) -> anyhow::Result<()> {
 
 fn gib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 30)
-}
-
-/// Ends the run before the machine runs out of memory.
-fn still_alive() -> anyhow::Result<()> {
-    let free = memory_kib("MemAvailable").unwrap_or(u64::MAX / 1024) * 1024;
-    anyhow::ensure!(
-        free >= FLOOR_BYTES,
-        "only {:.1} GiB of memory are left: the run ends here, so that the machine stays alive",
-        gib(free)
-    );
-    Ok(())
 }
 
 /// Runs the recipe.
@@ -85,10 +79,9 @@ pub(super) fn million(run: &mut Run<'_>, hold: Duration) -> anyhow::Result<()> {
     // One more publishes, and subscribes to nothing.
     let plan = run.plan(&path, connections + 1, scenario);
     run.watch.phase("connect and subscribe", &[])?;
-    let began = Instant::now();
     let load = Load::start(&plan)?;
-    let connects = establish(run, &load, connections + 1)?;
-    let seconds = began.elapsed().as_secs_f64();
+    let seconds = run.opened(&load, connections + 1, &[])?.as_secs_f64();
+    let connects = run.watch.connects.clone();
     run.figure("connections", f64::from(load.live().ready - 1), "");
     run.figure("established and subscribed within", seconds, "s");
     run.figure(
@@ -107,8 +100,16 @@ pub(super) fn million(run: &mut Run<'_>, hold: Duration) -> anyhow::Result<()> {
     let used = run
         .server_cpu_ns()
         .zip(cpu)
-        .map(|(now, before)| now - before);
+        .map(|(now, before)| now.saturating_sub(before));
     run.figure("heartbeats answered", pings as f64, "");
+    if hold >= HEARTBEATS {
+        let detail = format!("{pings} pings");
+        run.check(
+            "heartbeats came while they were held",
+            pings >= connections.into(),
+            detail,
+        );
+    }
     if let Some(used_ns) = used {
         let share = used_ns as f64 / held_for.as_nanos().max(1) as f64 * 100.0;
         run.figure("server CPU while they are held", share, "% of a core");
@@ -125,7 +126,7 @@ pub(super) fn million(run: &mut Run<'_>, hold: Duration) -> anyhow::Result<()> {
     let used = run
         .server_cpu_ns()
         .zip(cpu)
-        .map(|(now, before)| now - before);
+        .map(|(now, before)| now.saturating_sub(before));
     run.watch.sample(&[&load])?;
     run.latency(
         "publish to the own channel, and back",
@@ -153,7 +154,7 @@ pub(super) fn million(run: &mut Run<'_>, hold: Duration) -> anyhow::Result<()> {
     let used = run
         .server_cpu_ns()
         .zip(cpu)
-        .map(|(now, before)| now - before);
+        .map(|(now, before)| now.saturating_sub(before));
     run.watch.sample(&[&load])?;
     run.latency(
         "from publish to each subscriber",
@@ -190,24 +191,6 @@ pub(super) fn million(run: &mut Run<'_>, hold: Duration) -> anyhow::Result<()> {
         "s",
     );
     gone(run, before, held, connections)
-}
-
-/// Waits until all are there; looks at the machine's memory meanwhile.
-fn establish(
-    run: &mut Run<'_>,
-    load: &Load,
-    connections: u32,
-) -> anyhow::Result<crate::load::Latencies> {
-    let mut alive = Ok(());
-    run.watch.until(&[load], LIMIT, || {
-        alive = still_alive();
-        if alive.is_err() {
-            return 1.0;
-        }
-        f64::from(load.live().ready) / f64::from(connections)
-    })?;
-    alive?;
-    Ok(run.watch.connects.clone())
 }
 
 /// Whether memory came back.

@@ -16,5 +16,5 @@ mod watch;
 
 pub use options::{Bench, Clients, Echoes, Options, Own, Publishes, Running, Steady, Target};
 pub use outcome::{Check, Distribution, Figure, Outcome, Phase, Sample, number};
-pub use page::write_report;
+pub use page::{prepare_report, write_report};
 pub use run::{run, this_program};

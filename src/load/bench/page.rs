@@ -39,6 +39,16 @@ impl Curve {
     }
 }
 
+/// Makes the folder of a report and tries to write there.
+///
+/// # Errors
+/// When that cannot be done, with the path.
+pub fn prepare_report(folder: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    create(folder, "index.html")?;
+    Ok(())
+}
+
 /// Writes `index.html`, `result.json`, `samples.csv` and `latencies.csv` into `folder`, which is made if
 /// it is not there.
 ///

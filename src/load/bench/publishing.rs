@@ -27,7 +27,7 @@ pub(super) fn fanout(run: &mut Run<'_>, publishes: Publishes) -> anyhow::Result<
     let used = run
         .server_cpu_ns()
         .zip(cpu)
-        .map(|(now, before)| now - before);
+        .map(|(now, before)| now.saturating_sub(before));
     let (each, last) = (run.watch.messages.clone(), run.watch.lasts.clone());
     run.pause(&load, &[])?;
     run.figure(
@@ -48,6 +48,10 @@ pub(super) fn fanout(run: &mut Run<'_>, publishes: Publishes) -> anyhow::Result<
             "µs",
         );
         run.figure("server CPU", used_ns as f64 / seconds / 1e7, "% of a core");
+    }
+    if let Some(rate) = publishes.rate {
+        let rate = rate * publishes.publishers;
+        run.check_rate("publishes", counts.publishes as f64, seconds, rate);
     }
     run.latency("from publish to each subscriber", &each);
     run.latency("from publish to the last subscriber", &last);

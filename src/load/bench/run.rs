@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rustix::process::{Resource, getrlimit};
 use tempfile::TempDir;
 
 use super::options::{Bench, Options, Own, Steady, Target};
 use super::outcome::{Check, Distribution, Figure, Outcome, number};
 use super::watch::{PATIENCE, Watch};
-use super::{crowds, million, publishing, steady};
+use super::{crowds, million, publishing, steady, watch};
 use crate::load::launch::{Launch, Server};
-use crate::load::machine::Machine;
+use crate::load::machine::{Machine, without_folders};
 use crate::load::process::socket_slabs;
 use crate::load::{
     EchoPlan, Latencies, Load, Plan, Process, Scenario, Summary, WORKER_CONNECTIONS_MAX,
@@ -35,8 +36,9 @@ pub(super) struct Run<'a> {
     pub(super) echo_path: String,
     pub(super) channel_path: String,
     pub(super) watch: Watch,
-    /// Connections of loads that have started: the next one's first number.
+    /// Connections of loads that have started (the next one's first number), and their threads.
     started: u32,
+    workers: u32,
     figures: Vec<Figure>,
     latencies: Vec<Distribution>,
     checks: Vec<Check>,
@@ -69,6 +71,7 @@ impl Memory {
 /// later is a check that failed.
 pub fn run(options: &Options) -> anyhow::Result<Outcome> {
     let machine = Machine::look(Vec::new());
+    watch::notice_signals()?;
     if let Bench::Million { .. } = options.scenario {
         million::check_memory(options)?;
     }
@@ -85,10 +88,14 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
                 .map(Process::new)
                 .transpose()
                 .context("there is no such process")?,
-            format!("ws://{}{}", running.host, running.path),
+            without_folders(&format!("ws://{}{}", running.host, running.path)),
         ),
         Target::Own(launch) => {
-            let (server, described) = start(launch, options.clients.connections, &logs)?;
+            let config = match options.scenario {
+                Bench::Million { .. } => million::CONFIG,
+                _ => "",
+            };
+            let (server, described) = start(launch, config, options.clients.connections, &logs)?;
             let (address, process) = (server.address, server.process.clone());
             own = Some(server);
             let paths = ("/echo".to_owned(), "/ws".to_owned());
@@ -110,6 +117,7 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
         channel_path,
         watch: Watch::new(process, options.progress),
         started: 0,
+        workers: 0,
         figures: Vec::new(),
         latencies: Vec::new(),
         checks: Vec::new(),
@@ -125,12 +133,20 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
         detail,
     );
     if let Some(server) = own {
-        let stopped = server.stop();
-        let detail = stopped
-            .as_ref()
-            .err()
-            .map_or_else(String::new, |error| format!("{error:#}"));
-        run.check("the server ran to the end", stopped.is_ok(), detail);
+        let (fine, mut detail) = match server.stop() {
+            Ok(status) => (status.success(), status.to_string()),
+            Err(error) => (false, format!("{error:#}")),
+        };
+        let said = std::fs::read_to_string(logs.path().join("ringwire.stderr"));
+        if let (false, Ok(said)) = (fine, said) {
+            let last: Vec<&str> = said.lines().rev().take(5).collect();
+            detail += &format!("; it said last: {}", last.join(" | "));
+        }
+        run.check(
+            "the server ran to the end, and ended as it was told",
+            fine,
+            detail,
+        );
     }
     let Run {
         mut watch,
@@ -154,8 +170,13 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
 }
 
 /// Starts a server with room for `connections`.
-fn start(own: &Own, connections: u32, logs: &TempDir) -> anyhow::Result<(Server, String)> {
-    let nofile = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+fn start(
+    own: &Own,
+    config: &str,
+    connections: u32,
+    logs: &TempDir,
+) -> anyhow::Result<(Server, String)> {
+    let nofile = getrlimit(Resource::Nofile).maximum;
     let each = nofile.map_or(f64::INFINITY, |most| (most as f64 * TABLE_SHARE).max(1.0));
     let needed = (f64::from(connections) / each).ceil() as usize;
     let shards = own
@@ -173,11 +194,15 @@ fn start(own: &Own, connections: u32, logs: &TempDir) -> anyhow::Result<(Server,
         name: "ringwire".to_owned(),
         program: own.program.clone(),
         arguments,
-        config: own.config.clone(),
+        config: format!("{}{config}", own.config),
         cores: own.cores.clone(),
         collects_garbage: false,
     };
-    let described = launch.command_line();
+    let mut described = launch.command_line();
+    let lines: Vec<&str> = launch.config.lines().collect();
+    if !lines.is_empty() {
+        described += &format!(", where FILE says {}", lines.join(" "));
+    }
     Ok((Server::start(&launch, logs.path())?, described))
 }
 
@@ -215,11 +240,22 @@ impl Run<'_> {
         let clients = &self.options.clients;
         let mut plan = Plan::new(self.address, path, connections, scenario);
         plan.host = Some(self.host.clone());
-        plan.workers = clients
-            .threads
-            .unwrap_or(plan.workers)
-            .clamp(1, connections.max(1));
+        let nofile = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let each = nofile.min(WORKER_CONNECTIONS_MAX.into()) as u32;
+        // As few as hold the connections, and where messages are counted, as many as can run at once.
+        let busy = match self.options.scenario {
+            Bench::Echo(_) | Bench::Burst { .. } | Bench::Fanout(_) => clients.cores.len() as u32,
+            _ => 1,
+        };
+        let threads = connections.div_ceil(each.max(1)).max(busy.min(connections));
+        plan.workers = clients.threads.unwrap_or(threads).min(connections);
         plan.cores.clone_from(&clients.cores);
+        if !plan.cores.is_empty() {
+            // Others may be on the first ones.
+            let taken = self.workers as usize % plan.cores.len();
+            plan.cores.rotate_left(taken);
+        }
+        self.workers += plan.workers;
         plan.sources.clone_from(&clients.sources);
         if plan.sources.is_empty() && plan.workers > 1 && self.address.ip().is_loopback() {
             plan.sources = own_addresses(self.address.ip(), plan.workers);
@@ -228,7 +264,7 @@ impl Run<'_> {
         plan.headers.clone_from(&clients.headers);
         plan.subprotocols.clone_from(&clients.subprotocols);
         plan.failures_max = clients.failures_max;
-        plan.spin = clients.spin;
+        plan.spin = clients.spin && self.workers as usize <= clients.cores.len();
         plan.first = self.started;
         self.started += connections;
         plan
@@ -236,25 +272,54 @@ impl Run<'_> {
 
     /// Starts the clients of `plan` and waits until all of them are ready.
     pub(super) fn open(&mut self, name: &str, plan: &Plan) -> anyhow::Result<Load> {
-        self.watch.phase(name, &[])?;
-        let load = Load::start(plan)?;
-        self.opened(&load, plan.connections, &[])?;
-        Ok(load)
+        Ok(self.open_timed(name, plan)?.0)
     }
 
-    /// Waits until all connections of `load` are ready, beside `others`.
+    /// The same; says how long it took.
+    pub(super) fn open_timed(
+        &mut self,
+        name: &str,
+        plan: &Plan,
+    ) -> anyhow::Result<(Load, Duration)> {
+        self.watch.phase(name, &[])?;
+        let load = Load::start(plan)?;
+        let took = self.opened(&load, plan.connections, &[])?;
+        Ok((load, took))
+    }
+
+    /// Whether as many connections are open as have to be.
+    pub(super) fn check_open(&mut self, open: u32, failed: u64, reason: Option<String>) {
+        let clients = &self.options.clients;
+        let least = clients.connections.saturating_sub(clients.failures_max);
+        let mut detail = format!("{open} are open");
+        if failed > 0 {
+            let reason = reason.unwrap_or_default();
+            detail += &format!(", {failed} failed; the first: {reason}");
+        }
+        self.check(
+            format!("at least {least} connections are open at the end"),
+            open >= least,
+            detail,
+        );
+    }
+
+    /// Waits until all connections of `load` are ready, beside `others`; says how long that took.
     pub(super) fn opened(
         &mut self,
         load: &Load,
         connections: u32,
         others: &[&Load],
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Duration> {
         let all: Vec<&Load> = others.iter().copied().chain([load]).collect();
         let ready = || {
             let live = load.live();
             (u64::from(live.ready) + live.failed) as f64 / f64::from(connections.max(1))
         };
-        self.watch.until(&all, OPENING, ready)
+        let limit = match self.options.scenario {
+            Bench::Ramp { rate, .. } => OPENING + Duration::from_secs((connections / rate).into()),
+            _ => OPENING,
+        };
+        self.watch.until(&all, limit, ready)
     }
 
     /// Starts echo traffic at a rate, beside which something else happens.
@@ -313,10 +378,10 @@ impl Run<'_> {
         });
     }
 
-    /// Checks that something came at its rate, but for a tenth, or what a second brings.
+    /// Checks that something came at its rate, but for a tenth and what a quarter of a second brings.
     pub(super) fn check_rate(&mut self, what: &str, came: f64, seconds: f64, rate: u32) {
         let rate = f64::from(rate);
-        let least = (rate * seconds * 0.9).min(rate * (seconds - 1.0));
+        let least = rate * (seconds * 0.9 - 0.25);
         let detail = format!("{} of {rate} per second", number(came / seconds));
         self.check(format!("{what} came at the rate"), came >= least, detail);
     }
@@ -383,5 +448,3 @@ fn own_addresses(of: IpAddr, workers: u32) -> Vec<IpAddr> {
 pub fn this_program() -> anyhow::Result<PathBuf> {
     std::env::current_exe().context("cannot find the program itself")
 }
-
-const _: () = assert!(WORKER_CONNECTIONS_MAX < 28_000);

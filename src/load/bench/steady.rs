@@ -30,12 +30,11 @@ pub(super) fn idle(run: &mut Run<'_>, rate: Option<u32>, hold: Duration) -> anyh
     let before = run.memory();
     let mut plan = run.plan(&path, connections - few, Scenario::Idle);
     plan.connect_rate = rate;
-    let began = Instant::now();
     run.watch.phase("connect", &[])?;
     let load = Load::start(&plan)?;
     let beside: Vec<&Load> = first.iter().collect();
-    run.opened(&load, connections - few, &beside)?;
-    let seconds = began.elapsed().as_secs_f64();
+    let took = run.opened(&load, connections - few, &beside)?;
+    let seconds = took.as_secs_f64();
     let connects = run.watch.connects.clone();
     let after = run.memory();
     let all: Vec<&Load> = first.iter().chain([&load]).collect();
@@ -45,7 +44,7 @@ pub(super) fn idle(run: &mut Run<'_>, rate: Option<u32>, hold: Duration) -> anyh
     let used = run
         .server_cpu_ns()
         .zip(cpu)
-        .map(|(now, before)| now - before);
+        .map(|(now, before)| now.saturating_sub(before));
     let held = began.elapsed();
     let (_, live) = run.watch.totals(&all);
     let came = load.live().ready;
@@ -61,16 +60,7 @@ pub(super) fn idle(run: &mut Run<'_>, rate: Option<u32>, hold: Duration) -> anyh
     if let Some(rate) = rate {
         run.check_rate("connections", f64::from(came), seconds, rate);
     }
-    let failures = load.first_failure().unwrap_or_default();
-    run.check(
-        format!("{connections} connections are open at the end"),
-        u64::from(live.ready) + live.failed >= connections.into(),
-        if live.failed > 0 {
-            format!("{} failed; the first: {failures}", live.failed)
-        } else {
-            String::new()
-        },
-    );
+    run.check_open(live.ready, live.failed, load.first_failure());
     run.finish(load, &first.iter().collect::<Vec<_>>())?;
     if let Some(first) = first {
         run.finish(first, &[])?;
@@ -98,7 +88,7 @@ pub(super) fn echo(run: &mut Run<'_>, echoes: Echoes) -> anyhow::Result<()> {
     let used = run
         .server_cpu_ns()
         .zip(cpu)
-        .map(|(now, before)| now - before);
+        .map(|(now, before)| now.saturating_sub(before));
     let latencies = run.watch.messages.clone();
     run.pause(&load, &[])?;
     let per_second = counts.messages as f64 / seconds;

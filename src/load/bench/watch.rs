@@ -1,19 +1,51 @@
 //! Watching a run: samples over time, and what a person sees meanwhile.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
 use super::outcome::{Phase, Sample, number};
+use crate::load::machine::memory_kib;
 use crate::load::{Counts, Lap, Latencies, Live, Load, Process};
 
 /// How often a sample is taken.
 const SAMPLE: Duration = Duration::from_millis(500);
 /// How often what a person sees is renewed.
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(10);
 /// Answers of client threads take no longer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Below this much available memory, a run ends: the machine has to stay alive. In bytes.
+pub(super) const FLOOR_BYTES: u64 = 1 << 30;
+/// A signal has come that asks to end.
+static SIGNAL: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// From now on SIGINT and SIGTERM end the run as a failure does, so that the server is stopped and the report
+/// written; a second one ends the program.
+pub(super) fn notice_signals() -> std::io::Result<()> {
+    for signal in [SIGINT, SIGTERM] {
+        let ended = 128 + signal;
+        flag::register_conditional_shutdown(signal, ended, Arc::clone(&SIGNAL))?;
+        flag::register(signal, Arc::clone(&SIGNAL))?;
+    }
+    Ok(())
+}
+
+/// Ends the run before the machine runs out of memory.
+fn still_alive() -> anyhow::Result<()> {
+    let free = memory_kib("MemAvailable").unwrap_or(u64::MAX / 1024) * 1024;
+    anyhow::ensure!(
+        free >= FLOOR_BYTES,
+        "only {:.2} GiB of memory are left: the run ends here, so that the machine stays alive",
+        free as f64 / f64::from(1 << 30)
+    );
+    Ok(())
+}
 
 /// The run so far.
 pub(super) struct Watch {
@@ -76,14 +108,16 @@ impl Watch {
 
     /// Watches `loads` until `done` says how far it has come is all the way (1.0), at most for `limit`.
     ///
+    /// Says how long it took.
+    ///
     /// # Errors
-    /// When a connection failed, or `limit` is over.
+    /// When a connection failed, `limit` is over, memory is short, or a signal came.
     pub(super) fn until(
         &mut self,
         loads: &[&Load],
         limit: Duration,
         mut done: impl FnMut() -> f64,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Duration> {
         let began = Instant::now();
         loop {
             for load in loads {
@@ -92,11 +126,15 @@ impl Watch {
             let part = done();
             if self.last.elapsed() >= SAMPLE {
                 self.sample(loads)?;
+                still_alive()?;
             }
             self.show(loads, part);
             if part >= 1.0 {
-                return self.sample(loads);
+                let took = began.elapsed();
+                self.sample(loads)?;
+                return Ok(took);
             }
+            anyhow::ensure!(!SIGNAL.load(Ordering::Relaxed), "interrupted by a signal");
             if began.elapsed() > limit {
                 anyhow::bail!(
                     "not done after {} s ({:.0} %)",
@@ -113,7 +151,8 @@ impl Watch {
         let began = Instant::now();
         self.until(loads, time + PATIENCE, || {
             began.elapsed().as_secs_f64() / time.as_secs_f64().max(f64::MIN_POSITIVE)
-        })
+        })?;
+        Ok(())
     }
 
     /// A load has ended: its numbers are kept.

@@ -65,7 +65,11 @@ pub(super) struct Channels {
 #[derive(Clone, Copy, Debug)]
 enum Due {
     Subscribe(u32),
-    Publish { publisher: u32, channel: u32 },
+    Publish {
+        publisher: u32,
+        channel: u32,
+        due_ns: u64,
+    },
     Say(u32),
 }
 
@@ -405,13 +409,21 @@ impl Channels {
             let free = traffic.outstanding.saturating_sub(taken);
             let paced = due_by_now.map_or(free, |due| due.saturating_sub(publisher.begun));
             let more = free.min(paced);
-            publisher.begun += more;
             publisher.waiting += more;
             let key = key as u32;
             for _ in 0..more {
+                publisher.begun += 1;
                 let channel = publisher.draw(start, channels, key, self.plan.publishers);
-                let publisher = key;
-                self.due.push_back(Due::Publish { publisher, channel });
+                // At a rate it counts from when it had to leave, also where it leaves later.
+                let due_ns = traffic.rate.map_or(self.now_ns, |rate| {
+                    let after = u128::from(publisher.begun) * 1_000_000_000 / u128::from(rate);
+                    self.now_ns - elapsed_ns + after as u64
+                });
+                self.due.push_back(Due::Publish {
+                    publisher: key,
+                    channel,
+                    due_ns,
+                });
             }
         }
     }
@@ -423,12 +435,17 @@ impl Channels {
             let publisher = channel % self.plan.publishers;
             if let Some(publishing) = self.publishing.get_mut(publisher as usize) {
                 publishing.waiting += 1;
-                self.due.push_back(Due::Publish { publisher, channel });
+                let due_ns = self.now_ns;
+                self.due.push_back(Due::Publish {
+                    publisher,
+                    channel,
+                    due_ns,
+                });
             }
         }
     }
 
-    fn publish(&mut self, publisher: u32, channel: u32, out: &mut Outgoing<'_>) {
+    fn publish(&mut self, publisher: u32, channel: u32, due_ns: u64, out: &mut Outgoing<'_>) {
         let Some(publishing) = self.publishing.get_mut(publisher as usize) else {
             return;
         };
@@ -444,7 +461,7 @@ impl Channels {
         publishing.waiting -= 1;
         publishing.on_the_way.push_back(channel);
         self.board
-            .take_off(publisher, label.number, channel, self.now_ns);
+            .take_off(publisher, label.number, channel, due_ns);
         out.frame(Opcode::Text, &self.written(label));
     }
 }
@@ -569,7 +586,11 @@ impl Scenario for Channels {
                 }
             }
             Some(Due::Say(_)) => self.say(state, out),
-            Some(Due::Publish { publisher, channel }) => self.publish(publisher, channel, out),
+            Some(Due::Publish {
+                publisher,
+                channel,
+                due_ns,
+            }) => self.publish(publisher, channel, due_ns, out),
             None => {}
         }
     }
