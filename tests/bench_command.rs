@@ -144,7 +144,8 @@ fn fanout() {
     let result = passed(&[&["fanout"], &arguments[..]].concat());
     let each = count(&result, "from publish to each subscriber");
     let last = count(&result, "from publish to the last subscriber");
-    assert!(last > 0 && each >= last * 20, "{each} {last}");
+    // Some may have begun before it was measured.
+    assert!(last > 0 && each + 200 >= last * 20, "{each} {last}");
 }
 
 #[test]

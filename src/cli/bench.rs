@@ -41,7 +41,7 @@ enum ScenarioFlags {
         #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
         hold: Duration,
         #[command(flatten)]
-        common: Common<10_000>,
+        common: Common,
     },
     /// Open connections at a steady rate: how long each takes
     Ramp {
@@ -52,7 +52,7 @@ enum ScenarioFlags {
         #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
         hold: Duration,
         #[command(flatten)]
-        common: Common<10_000>,
+        common: Common,
     },
     /// Messages that come back, as fast as they do or at a rate
     Echo {
@@ -65,9 +65,9 @@ enum ScenarioFlags {
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
         rate: Option<u32>,
         #[command(flatten)]
-        time: Time<10>,
+        time: Time,
         #[command(flatten)]
-        common: Common<100>,
+        common: Common,
     },
     /// Messages that come back, at a rate, over minutes: whether it gets slower
     Latency {
@@ -77,9 +77,9 @@ enum ScenarioFlags {
         #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
         rate: u32,
         #[command(flatten)]
-        time: Time<120>,
+        time: Time,
         #[command(flatten)]
-        common: Common<100>,
+        common: Common,
     },
     /// Silence, then a message on every connection at once
     Burst {
@@ -92,16 +92,16 @@ enum ScenarioFlags {
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         rounds: u32,
         #[command(flatten)]
-        common: Common<1_000>,
+        common: Common,
     },
     /// Publishes to subscribers: until each has it, and until the last one has
     Fanout {
         #[command(flatten)]
         publishes: PublishFlags,
         #[command(flatten)]
-        time: Time<10>,
+        time: Time,
         #[command(flatten)]
-        common: Common<1_000>,
+        common: Common,
     },
     /// Some subscribers stop reading: what the others notice
     Slow {
@@ -111,9 +111,9 @@ enum ScenarioFlags {
         #[command(flatten)]
         publishes: PublishFlags,
         #[command(flatten)]
-        time: Time<10>,
+        time: Time,
         #[command(flatten)]
-        common: Common<1_000>,
+        common: Common,
     },
     /// Connections come and go, beside others with steady traffic
     Churn {
@@ -126,7 +126,7 @@ enum ScenarioFlags {
         #[command(flatten)]
         steady: SteadyFlags,
         #[command(flatten)]
-        common: Common<2_000>,
+        common: Common,
     },
     /// All connections are cut, and all come back at once
     Storm {
@@ -134,7 +134,7 @@ enum ScenarioFlags {
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         rounds: u32,
         #[command(flatten)]
-        common: Common<10_000>,
+        common: Common,
     },
     /// Connections with a channel of their own and a common one: established, held with heartbeats, heard
     /// once each, told one thing at once, gone; with a verdict. scripts/million makes room for a million
@@ -143,14 +143,14 @@ enum ScenarioFlags {
         #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
         hold: Duration,
         #[command(flatten)]
-        common: Common<1_000_000>,
+        common: Common,
     },
     /// All connections end at once, beside others with steady traffic
     MassDisconnect {
         #[command(flatten)]
         steady: SteadyFlags,
         #[command(flatten)]
-        common: Common<10_000>,
+        common: Common,
     },
 }
 
@@ -162,14 +162,16 @@ struct Size {
 }
 
 #[derive(Clone, Copy, Debug, Args)]
-struct Time<const SECONDS: u64> {
-    /// How long it is measured
-    #[arg(long, default_value = seconds::<SECONDS>(), value_parser = humantime::parse_duration)]
-    duration: Duration,
+struct Time {
+    /// How long it is measured [default: 10s; latency: 2m]
+    #[arg(long, value_parser = humantime::parse_duration)]
+    duration: Option<Duration>,
 }
 
-fn seconds<const SECONDS: u64>() -> String {
-    format!("{SECONDS}s")
+impl Time {
+    fn or(self, seconds: u64) -> Duration {
+        self.duration.unwrap_or(Duration::from_secs(seconds))
+    }
 }
 
 #[derive(Clone, Copy, Debug, Args)]
@@ -229,12 +231,13 @@ impl From<SteadyFlags> for Steady {
     }
 }
 
-/// What every scenario takes.
+/// What every scenario takes. (No defaults by a constant of the type: clap keeps the first one for all.)
 #[derive(Clone, Debug, Args)]
-struct Common<const CONNECTIONS: u32> {
-    /// Connections
-    #[arg(short = 'n', long, default_value_t = CONNECTIONS, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    connections: u32,
+struct Common {
+    /// Connections [default: 100 for echo and latency; 1,000 for burst, fanout and slow; 2,000 for churn;
+    /// 1,000,000 for million; 10,000 for the others]
+    #[arg(short = 'n', long, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    connections: Option<u32>,
     #[command(flatten)]
     others: Others,
 }
@@ -312,12 +315,14 @@ fn header(text: &str) -> Result<(String, String), String> {
 impl ScenarioFlags {
     fn take(self) -> (Bench, u32, Others) {
         match self {
-            Self::Idle { hold, common } => {
-                (Bench::Idle { hold }, common.connections, common.others)
-            }
+            Self::Idle { hold, common } => (
+                Bench::Idle { hold },
+                common.connections.unwrap_or(10_000),
+                common.others,
+            ),
             Self::Ramp { rate, hold, common } => (
                 Bench::Ramp { rate, hold },
-                common.connections,
+                common.connections.unwrap_or(10_000),
                 common.others,
             ),
             Self::Echo {
@@ -331,9 +336,13 @@ impl ScenarioFlags {
                     size_bytes: size.size as usize,
                     depth,
                     rate,
-                    duration: time.duration,
+                    duration: time.or(10),
                 };
-                (Bench::Echo(echoes), common.connections, common.others)
+                (
+                    Bench::Echo(echoes),
+                    common.connections.unwrap_or(100),
+                    common.others,
+                )
             }
             Self::Latency {
                 size,
@@ -342,13 +351,13 @@ impl ScenarioFlags {
                 common,
             } => {
                 let size_bytes = size.size as usize;
-                let duration = time.duration;
+                let duration = time.or(120);
                 let bench = Bench::Latency {
                     size_bytes,
                     rate,
                     duration,
                 };
-                (bench, common.connections, common.others)
+                (bench, common.connections.unwrap_or(100), common.others)
             }
             Self::Burst {
                 size,
@@ -362,15 +371,19 @@ impl ScenarioFlags {
                     silence,
                     rounds,
                 };
-                (bench, common.connections, common.others)
+                (bench, common.connections.unwrap_or(1_000), common.others)
             }
             Self::Fanout {
                 publishes,
                 time,
                 common,
             } => {
-                let publishes = publishes.with(time.duration);
-                (Bench::Fanout(publishes), common.connections, common.others)
+                let publishes = publishes.with(time.or(10));
+                (
+                    Bench::Fanout(publishes),
+                    common.connections.unwrap_or(1_000),
+                    common.others,
+                )
             }
             Self::Slow {
                 percent,
@@ -378,9 +391,9 @@ impl ScenarioFlags {
                 time,
                 common,
             } => {
-                let publishes = publishes.with(time.duration);
+                let publishes = publishes.with(time.or(10));
                 let bench = Bench::Slow { percent, publishes };
-                (bench, common.connections, common.others)
+                (bench, common.connections.unwrap_or(1_000), common.others)
             }
             Self::Churn {
                 rate,
@@ -394,19 +407,23 @@ impl ScenarioFlags {
                     stay_ms,
                     steady,
                 };
-                (bench, common.connections, common.others)
+                (bench, common.connections.unwrap_or(2_000), common.others)
             }
-            Self::Million { hold, common } => {
-                (Bench::Million { hold }, common.connections, common.others)
-            }
-            Self::Storm { rounds, common } => {
-                (Bench::Storm { rounds }, common.connections, common.others)
-            }
+            Self::Million { hold, common } => (
+                Bench::Million { hold },
+                common.connections.unwrap_or(1_000_000),
+                common.others,
+            ),
+            Self::Storm { rounds, common } => (
+                Bench::Storm { rounds },
+                common.connections.unwrap_or(10_000),
+                common.others,
+            ),
             Self::MassDisconnect { steady, common } => {
                 let bench = Bench::MassDisconnect {
                     steady: steady.into(),
                 };
-                (bench, common.connections, common.others)
+                (bench, common.connections.unwrap_or(10_000), common.others)
             }
         }
     }
@@ -590,6 +607,26 @@ fn running(text: &str, pid: Option<u32>) -> anyhow::Result<Running> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_scenario_has_its_own_defaults() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            bench: BenchCommand,
+        }
+        for (name, expected) in [
+            ("idle", 10_000),
+            ("echo", 100),
+            ("fanout", 1_000),
+            ("churn", 2_000),
+            ("million", 1_000_000),
+        ] {
+            let line = <Line as clap::Parser>::try_parse_from(["bench", name]).ok();
+            let (scenario, connections, _) = line.unwrap().bench.scenario.take();
+            assert_eq!((scenario.name(), connections), (name, expected));
+        }
+    }
 
     #[test]
     fn a_url_says_where_the_server_is() {
