@@ -29,6 +29,16 @@ impl Baseline {
 
     /// ringwire itself, with two shards that believe whom a client says it is.
     fn ringwire() -> Self {
+        let mut command = Self::program();
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--shards", "2"])
+            .env("RINGWIRE_USERS_TRUSTED_PEERS", "127.0.0.1")
+            .env("RINGWIRE_USERS_DIRECT", "everyone");
+        Self::spawn(&mut command)
+    }
+
+    /// The server's program, without what the environment says for the tests.
+    fn program() -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("RINGWIRE_") {
@@ -36,10 +46,6 @@ impl Baseline {
             }
         }
         command
-            .args(["serve", "--listen", "127.0.0.1:0", "--shards", "2"])
-            .env("RINGWIRE_USERS_TRUSTED_PEERS", "127.0.0.1")
-            .env("RINGWIRE_USERS_DIRECT", "everyone");
-        Self::spawn(&mut command)
     }
 
     fn spawn(command: &mut Command) -> Self {
@@ -469,7 +475,7 @@ fn some_connections_may_fail() {
 
 #[test]
 fn those_who_stop_reading_are_cut_and_that_is_no_failure() {
-    let mut server = Command::new(env!("CARGO_BIN_EXE_ringwire"));
+    let mut server = Baseline::program();
     server.args(["serve", "--listen", "127.0.0.1:0", "--shards", "1"]);
     server.args(["--message-limit", "65536", "--outbox-limit", "131072"]);
     let server = Baseline::spawn(&mut server);

@@ -1,6 +1,6 @@
 //! Benchmarks that anyone can run: `ringwire bench`.
 //!
-//! [`run`] starts a server (or goes to one that runs), sends clients to it, watches both, and says what it
+//! [`run()`] starts a server (or goes to one that runs), sends clients to it, watches both, and says what it
 //! saw as an [`Outcome`]. The clients check every byte, order and count, as always: a message that is
 //! missing, changed or doubled fails the run.
 

@@ -1,5 +1,5 @@
 //! From the name to the open connection. The steps of the first connection are done by
-//! [`super::super::run`], because all other tests need what comes of them.
+//! [`super::super::run()`], because all other tests need what comes of them.
 
 use super::super::check::{Check, Needs, Passed, Verdict};
 use super::super::context::Context;
