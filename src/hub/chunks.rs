@@ -81,6 +81,13 @@ impl<T> Chunks<T> {
         self.chunks.get_mut(key / CHUNK)?.get_mut(key % CHUNK)
     }
 
+    /// Lets go of the last chunk when nothing is left.
+    pub(super) fn give_back(&mut self) {
+        if self.len == 0 {
+            *self = Self::default();
+        }
+    }
+
     /// All values.
     #[cfg(test)]
     pub(super) fn values(&self) -> impl Iterator<Item = &T> {
@@ -142,5 +149,10 @@ mod tests {
         }
         let held: usize = chunks.chunks.iter().map(Slab::capacity).sum();
         assert!(held <= 2 * CHUNK, "{held}");
+        chunks.give_back();
+        assert!(chunks.chunks.is_empty());
+        assert_eq!(chunks.insert(1), 0);
+        chunks.give_back();
+        assert_eq!(chunks.get(0), Some(&1), "it is in use");
     }
 }

@@ -44,6 +44,14 @@ pub struct Directory {
 }
 
 impl Directory {
+    /// Lets go of room that nobody needs any more.
+    pub(crate) fn give_back(&mut self) {
+        let entries = &mut self.entries;
+        if entries.capacity() > 1024 && entries.len() < entries.capacity() / 8 {
+            entries.shrink_to(2 * entries.len(), |entry| entry.user);
+        }
+    }
+
     /// A user has one connection more on a shard.
     pub fn joined(&mut self, user: UserHash, shard: u16) {
         let UserHash(hash) = user;

@@ -3,6 +3,7 @@
 //!
 //! A channel's kept messages follow each other without gaps, up to its last one.
 
+use super::room::Room as _;
 use super::rules::RuleNumber;
 use super::{Delivery, Position, Publication};
 use std::cmp::Reverse;
@@ -192,6 +193,13 @@ impl Histories {
     /// What they cost.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Lets go of room that no history needs any more.
+    pub(super) fn give_back(&mut self) {
+        for oldest in &mut self.oldest {
+            oldest.give_back();
+        }
     }
 
     /// Messages that had to go before their time, so that all stay within the limit.

@@ -3,6 +3,7 @@
 
 use super::history::{self, Histories, History, Page, Query, Since, Time};
 use super::presence::{Counts, MembersPage, Presence, PresenceEvent};
+use super::room::Room as _;
 use super::rules::{ChannelRules, RuleNumber};
 use super::wildcards::Wildcards;
 use super::{Delivery, Names, Position, Publication};
@@ -563,6 +564,14 @@ impl Home {
     pub fn expire(&mut self, now_ms: u64) -> usize {
         self.expire_histories(now_ms);
         self.forget_idle(now_ms)
+    }
+
+    /// Lets go of room that no channel needs any more.
+    pub(crate) fn give_back(&mut self) {
+        self.channels.give_back();
+        self.histories.give_back();
+        self.idle.give_back();
+        self.recounted.give_back();
     }
 
     fn forget_idle(&mut self, now_ms: u64) -> usize {

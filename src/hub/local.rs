@@ -6,6 +6,7 @@
 
 use super::home::{ChannelRef, Interest};
 use super::names::home_of;
+use super::room::Room as _;
 use super::rules::{ChannelRules, RuleNumber};
 use super::subscribers::{ByShape, Subscribers};
 use super::turn::Turn;
@@ -163,6 +164,14 @@ impl Local {
             windows: BinaryHeap::new(),
             spare: Vec::new(),
         }
+    }
+
+    /// Lets go of room that no channel needs any more.
+    pub(crate) fn give_back(&mut self) {
+        self.channels.give_back();
+        self.touched.give_back();
+        self.windows.give_back();
+        self.spare = Vec::new();
     }
 
     /// Channels with subscribers here.

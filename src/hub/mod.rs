@@ -16,6 +16,7 @@ pub mod home;
 pub mod local;
 mod names;
 pub mod presence;
+pub(crate) mod room;
 pub mod rules;
 pub mod subscribers;
 pub mod turn;

@@ -66,12 +66,21 @@ impl<T> Names<T> {
         if let Ok(entry) = self.index.find_entry(hash, |&other| other == key) {
             entry.remove();
         }
-        self.give_back();
+        self.shrink_index();
         Some(named.value)
     }
 
+    /// When all have left: the last room goes too. Not with every removal, so that a value that comes and
+    /// goes costs no allocation.
+    pub(crate) fn give_back(&mut self) {
+        self.values.give_back();
+        if self.index.is_empty() {
+            self.index = HashTable::new();
+        }
+    }
+
     /// After a crowd has left: room for many is memory too.
-    fn give_back(&mut self) {
+    fn shrink_index(&mut self) {
         let Self {
             values,
             index,

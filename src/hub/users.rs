@@ -31,6 +31,14 @@ impl Users {
         }
     }
 
+    /// Lets go of room that nobody needs any more.
+    pub(crate) fn give_back(&mut self) {
+        self.users.give_back();
+        if self.several.is_empty() {
+            self.several = Slab::new();
+        }
+    }
+
     /// A connection turns out to be of this user; returns the user's number.
     pub fn join(&mut self, name: &str, connection: u32) -> u32 {
         let Some(number) = self.users.find(name) else {

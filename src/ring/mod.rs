@@ -190,6 +190,9 @@ pub trait Ring {
 
     /// Gives a buffer back to the kernel with the next turn.
     fn recycle(&mut self, id: BufferId);
+
+    /// Lets go of room that a burst needed and nothing needs now.
+    fn give_back(&mut self) {}
 }
 
 /// The error numbers that completions carry (negated) and shards tell apart.

@@ -91,6 +91,11 @@ impl PayloadPool {
         }
     }
 
+    /// Frees all buffers.
+    pub fn clear(&mut self) {
+        *self = Self::new();
+    }
+
     /// An empty payload to append to.
     #[must_use]
     pub fn take(&mut self) -> Payload {
@@ -176,5 +181,7 @@ mod tests {
         }
         assert!(pool.held_bytes <= PayloadPool::MAX_BYTES);
         assert!(!pool.free.is_empty());
+        pool.clear();
+        assert_eq!((pool.free.capacity(), pool.held_bytes), (0, 0));
     }
 }

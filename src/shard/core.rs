@@ -9,6 +9,7 @@ use crate::hub::directory::Directory;
 use crate::hub::home::{CatchUp, Home};
 use crate::hub::local::Local;
 use crate::hub::presence::{Member, MembersPage};
+use crate::hub::room::Room as _;
 use crate::hub::rules::ChannelRules;
 use crate::hub::users::Users;
 use crate::hub::{Delivery, Position};
@@ -269,6 +270,28 @@ impl Core {
             key,
             generation: connection.generation,
         }
+    }
+
+    /// Lets go of room that no connection needs any more. Between turns: lists of a turn are empty.
+    pub(super) fn give_back(&mut self) {
+        if self.connections.is_empty() {
+            // Freed entries stay resident. Reserved and untouched again.
+            self.connections = Slab::with_capacity(self.connections.capacity());
+            self.high_key = 0;
+        }
+        self.dirty.give_back();
+        self.handshakes.give_back();
+        self.closings.give_back();
+        self.events.give_back();
+        self.scratch.give_back();
+        self.pool.clear();
+        if self.unanswered.is_empty() {
+            self.unanswered = HashMap::new();
+        }
+        self.local.give_back();
+        self.home.give_back();
+        self.users.give_back();
+        self.directory.give_back();
     }
 
     /// A generation that no connection of this shard had within the last 4 billion.

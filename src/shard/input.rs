@@ -10,7 +10,6 @@ use crate::wire::close::CloseCode;
 use crate::wire::frame::Opcode;
 use crate::wire::message::{Event, Flow, Rules, decode};
 use crate::wire::upgrade::{Head, HeadLimits, HeaderSpace, parse_head, write_accept};
-use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// A frame that still misses more bytes than this is received into large buffers. A small buffer's
@@ -69,9 +68,6 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             if connection.is_some_and(|connection| connection.generation == generation) {
                 self.read(key);
             }
-        }
-        if self.hung_up.is_empty() && self.hung_up.capacity() > 1024 {
-            self.hung_up = VecDeque::new();
         }
         some > 0
     }

@@ -197,6 +197,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.core.counters.turns.add(1);
         let mut worked = false;
         let mut completions = std::mem::take(&mut self.completions);
+        self.sweep.turn_has(completions.len());
         for completion in completions.drain(..) {
             worked |= !matches!(completion.token.op(), Some(Op::Wake | Op::Tick));
             self.complete(completion);

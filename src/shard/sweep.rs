@@ -5,7 +5,8 @@ use super::Shard;
 use super::connection::{Flags, Ms, Phase};
 use super::core::CloseBy;
 use super::handler::Handler;
-use crate::ring::{Ring, memory::give_back};
+use crate::hub::room::Room as _;
+use crate::ring::{Ring, memory};
 use crate::wire::close::CloseCode;
 use crate::wire::frame::Opcode;
 
@@ -17,8 +18,13 @@ const STEP_MS: u32 = 50;
 const HOUSEKEEPING_MS: u32 = 1000;
 
 /// Connections after whose coming or going, and channels after whose end, freed memory is returned to the
-/// operating system.
-const BURST: u64 = 1000;
+/// operating system. Few in tests: the simulation's servers are small, and must take this way too.
+const BURST: u64 = if cfg!(test) { 10 } else { 1000 };
+
+/// Completions of one turn from which on it counts as a burst as well, and how much less the largest turn of
+/// a round of housekeeping has afterwards.
+const BURST_TURN: usize = if cfg!(test) { 10 } else { 1024 };
+const LESS: usize = 8;
 
 /// Where the walk stands.
 #[derive(Default)]
@@ -28,6 +34,23 @@ pub(super) struct Sweep {
     housekept_at: Ms,
     /// What had been stirred when memory was last given back.
     collected_at: u64,
+    /// The most completions of a turn: since then, and since the last round of housekeeping.
+    largest_turn: usize,
+    largest_lately: usize,
+}
+
+impl Sweep {
+    /// A turn has so many completions.
+    pub(super) fn turn_has(&mut self, completions: usize) {
+        self.largest_lately = self.largest_lately.max(completions);
+    }
+
+    /// Whether turns were much larger once than they have been since the last call.
+    fn burst_is_over(&mut self) -> bool {
+        let lately = std::mem::take(&mut self.largest_lately);
+        self.largest_turn = self.largest_turn.max(lately);
+        self.largest_turn >= BURST_TURN && lately < self.largest_turn / LESS
+    }
 }
 
 impl<R: Ring, H: Handler> Shard<R, H> {
@@ -52,18 +75,26 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             counters.history_bytes.set(home.history_bytes() as u64);
             counters.history_evicted.set(home.history_evicted());
             counters.users.set(core.users.len() as u64);
-            for queue in [&mut self.core.handshakes, &mut self.core.closings] {
-                if queue.capacity() > 1024 && queue.len() < queue.capacity() / 4 {
-                    queue.shrink_to(queue.len() * 2);
-                }
-            }
             // After a burst; never while connections keep coming or going.
             let calm = self.core.handshakes.is_empty() && self.core.closings.is_empty();
-            if calm && self.core.stirred - self.sweep.collected_at >= BURST {
+            let stirred = self.core.stirred - self.sweep.collected_at >= BURST;
+            if self.sweep.burst_is_over() || stirred && calm {
                 self.sweep.collected_at = self.core.stirred;
-                give_back();
+                self.sweep.largest_turn = 0;
+                self.give_back();
             }
         }
+    }
+
+    /// Lets go of what a burst needed and nothing needs now: lists keep the room of their largest turn,
+    /// tables that of their largest crowd.
+    fn give_back(&mut self) {
+        self.completions.give_back();
+        self.touched.give_back();
+        self.hung_up.give_back();
+        self.ring.give_back();
+        self.core.give_back();
+        memory::give_back();
     }
 
     /// Walks the part of the slab that `elapsed_ms` are worth.

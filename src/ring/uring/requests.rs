@@ -6,6 +6,7 @@ use crate::ring::buffers::BufferRing;
 use crate::ring::{BufferClass, BufferId, Completion, Op, Payload, Ring, Slot, Token, Wait};
 use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed, Timespec};
 use io_uring::{opcode, squeue};
+use std::collections::VecDeque;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsRawFd;
@@ -262,6 +263,22 @@ impl Ring for Uring {
         match id.class {
             BufferClass::Small => self.lent.small.recycle(id.index),
             BufferClass::Large => self.lent.large.recycle(id.index),
+        }
+    }
+
+    fn give_back(&mut self) {
+        let sends = &mut self.lent.sends;
+        let used = sends
+            .iter()
+            .rposition(Option::is_some)
+            .map_or(0, |at| at + 1);
+        sends.truncate(used);
+        // Reserved and untouched again. Payloads in flight stand here by reference: they do not move.
+        let mut fresh = Vec::with_capacity(self.slots as usize);
+        fresh.append(sends);
+        *sends = fresh;
+        if self.backlog.is_empty() {
+            self.backlog = VecDeque::new();
         }
     }
 }
