@@ -104,8 +104,10 @@ need_build_tools() {
     need_apt "${build_packages[@]}"
 }
 
-# Builds the optimised server; its path is then "$target/release/ringwire".
+# Builds the optimised server; its path is then "$target/release/ringwire". With BUILD_ALL, what needs the
+# crates of the tests as well: they switch on features in some of the server's own, so that cargo would compile
+# those, and the server, once with and once without.
 build_release() {
     need_build_tools
-    cargo build --release --locked
+    cargo build --release --locked --bin ringwire ${BUILD_ALL:+--examples --bench wire --bench engine}
 }

@@ -225,6 +225,18 @@ fn random() -> Result<u64, StartError> {
     })
 }
 
+/// Ends the process when its thread panics: other shards count on this one, and its clients would wait for
+/// ever.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 /// One shard's thread, from the first to the last instruction.
 fn shard_thread<H: Handler, F: FnOnce(usize) -> H>(start: Start<F>) {
     let Start {
@@ -239,6 +251,7 @@ fn shard_thread<H: Handler, F: FnOnce(usize) -> H>(start: Start<F>) {
         go,
         ended,
     } = start;
+    let _abort = AbortOnPanic;
     let name = format!("shard-{index}");
     let executor = LocalExecutorBuilder::new(Placement::Fixed(core))
         .name(&name)

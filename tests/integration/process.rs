@@ -293,3 +293,70 @@ fn the_printed_addresses_work() {
         client.closed();
     }
 }
+
+/// An application that panics.
+struct Panics;
+
+impl ringwire::app::Handler for Panics {
+    fn endpoints(&self) -> Vec<ringwire::app::Endpoint> {
+        vec![ringwire::app::Endpoint {
+            message_bytes: 1024,
+            fragments: 16,
+            hears_broadcasts: false,
+            form: 0,
+        }]
+    }
+
+    fn upgrade(
+        &mut self,
+        _request: &ringwire::app::Request<'_>,
+        _peer: Option<std::net::SocketAddr>,
+    ) -> Result<ringwire::app::Accept, ringwire::app::Rejection> {
+        panic!("a handler's own fault")
+    }
+
+    fn message(
+        &mut self,
+        _context: &mut ringwire::app::Context<'_>,
+        _from: ringwire::app::ConnectionId,
+        _message: ringwire::app::Message<'_>,
+    ) {
+    }
+}
+
+/// A server that went on with one shard less would leave that shard's clients waiting for ever.
+#[test]
+fn a_handler_that_panics_ends_the_process() {
+    const INSIDE: &str = "TEST_OF_A_PANIC";
+    if std::env::var_os(INSIDE).is_some() {
+        let server = ringwire::Server::builder()
+            .config(crate::engine::config(|_| ()))
+            .handler(|_, _| Panics)
+            .build();
+        let running = server.and_then(ringwire::Server::start).expect("it starts");
+        let ringwire::config::Listen::Tcp(address) = running.addresses()[0] else {
+            panic!("it listens on TCP");
+        };
+        let mut client = connect(address);
+        client
+            .write_all(crate::raw::upgrade("/ws").as_bytes())
+            .expect("it listens");
+        let _ = std::io::Read::read(&mut client, &mut [0]);
+        std::thread::sleep(PATIENCE);
+        std::process::exit(0);
+    }
+    let this = std::env::current_exe().expect("the test's program");
+    let name = "process::a_handler_that_panics_ends_the_process";
+    let output = without_settings(Command::new(this))
+        .args(["--exact", name, "--nocapture"])
+        .env(INSIDE, "1")
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(
+        output.status.signal(),
+        Some(Signal::ABORT.as_raw()),
+        "{said}"
+    );
+    assert!(said.contains("a handler's own fault"), "{said}");
+}
