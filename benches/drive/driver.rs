@@ -205,6 +205,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
             let servers = compare::Servers {
                 ringwire: ringwire(server, 1, &[setup.server_core]),
                 holder,
+                echo_floor: programs.baseline("epoll_echo", &setup),
+                fanout_floor: programs.baseline("fanout_floor", &setup),
             };
             compare::run(setup, &servers, &options, quick, only)
         }

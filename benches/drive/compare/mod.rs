@@ -25,7 +25,7 @@ use crate::report::Report;
 use crate::server::Launch;
 use cases::{CAPACITY, Case, Kind};
 use peers::{Absent, Peer};
-use results::{Held, Idle, Point, Results};
+use results::{FLOOR, Held, Idle, Point, Results};
 use ringwire::load::machine::without_folders;
 
 /// What the command takes beside the options of all commands.
@@ -51,6 +51,10 @@ pub(crate) struct Servers {
     pub(crate) ringwire: Launch,
     /// Answers upgrades and leaves the sockets alone: what an open socket costs the kernel.
     pub(crate) holder: Launch,
+    /// What a message costs that nobody does more with than receive it and send it back.
+    pub(crate) echo_floor: Launch,
+    /// What a delivery costs that is a `send` and nothing else.
+    pub(crate) fanout_floor: Launch,
 }
 
 /// A server's version, among the raw data.
@@ -88,8 +92,7 @@ pub(crate) fn run(
     }
     let mut comparison = Comparison {
         report: Report::begin("compare"),
-        ringwire: &servers.ringwire,
-        holder: &servers.holder,
+        servers,
         results: Results::new(peers.iter().map(|peer| peer.launch.name.clone())),
         peers,
         absent,
@@ -108,8 +111,7 @@ pub(crate) fn run(
 struct Comparison<'a> {
     setup: Setup,
     quick: bool,
-    ringwire: &'a Launch,
-    holder: &'a Launch,
+    servers: &'a Servers,
     /// Those that still take part.
     peers: Vec<Peer>,
     absent: Vec<Absent>,
@@ -120,7 +122,13 @@ struct Comparison<'a> {
 impl Comparison<'_> {
     /// Says who is compared, and how each is started.
     fn introduce(&mut self) -> anyhow::Result<()> {
-        self.report.server(self.ringwire);
+        for launch in [
+            &self.servers.ringwire,
+            &self.servers.echo_floor,
+            &self.servers.fanout_floor,
+        ] {
+            self.report.server(launch);
+        }
         for peer in &self.peers {
             self.report.server(&peer.launch);
             println!("          {}", peer.version);
@@ -138,7 +146,7 @@ impl Comparison<'_> {
 
     /// Whether everybody does what is measured.
     fn check(&mut self) -> anyhow::Result<()> {
-        check::talk(self.ringwire, &self.setup.out).context("ringwire")?;
+        check::talk(&self.servers.ringwire, &self.setup.out).context("ringwire")?;
         for peer in self.peers.clone() {
             if let Err(error) = check::talk(&peer.launch, &self.setup.out) {
                 self.drop_out(&peer.launch.name, &error);
@@ -168,14 +176,18 @@ impl Comparison<'_> {
                 self.setup.rounds,
                 case.name
             );
-            let mut turn: Vec<Option<Peer>> = self.peers.iter().cloned().map(Some).collect();
-            turn.insert(0, None); // ringwire
-            let first = (round as usize + number) % turn.len();
+            let peers = self.peers.iter().map(|peer| &peer.launch);
+            let own = match case.kind {
+                Kind::Latency { .. } => Vec::new(),
+                _ => vec![self.servers.ringwire.clone(), self.floor(case)],
+            };
+            let mut turn: Vec<Launch> = own.into_iter().chain(peers.cloned()).collect();
+            let first = (round as usize + number) % turn.len().max(1);
             turn.rotate_left(first);
             match case.kind {
                 Kind::Latency { .. } => {
-                    for peer in turn.into_iter().flatten() {
-                        if let Err(failure) = self.pair(case, &peer, round, &mut capacities) {
+                    for peer in &turn {
+                        if let Err(failure) = self.pair(case, peer, round, &mut capacities) {
                             self.blame(failure)?;
                         }
                     }
@@ -198,12 +210,11 @@ impl Comparison<'_> {
     fn each(
         &mut self,
         case: &Case,
-        turn: Vec<Option<Peer>>,
+        turn: Vec<Launch>,
         round: u32,
         capacities: &mut BTreeMap<String, f64>,
     ) -> anyhow::Result<()> {
-        for server in turn {
-            let launch = server.map_or_else(|| self.ringwire.clone(), |peer| peer.launch);
+        for launch in turn {
             let measured = match case.kind {
                 Kind::Idle => self.idle(case, &launch, round),
                 _ => self.traffic(case, &launch, round, capacities),
@@ -215,9 +226,21 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// A peer that failed drops out; without ringwire there is nothing to compare.
+    /// The bare sockets beside which a case is measured.
+    fn floor(&self, case: &Case) -> Launch {
+        let floor = match case.kind {
+            Kind::Fanout { .. } => &self.servers.fanout_floor,
+            _ => &self.servers.echo_floor,
+        };
+        Launch {
+            name: FLOOR.to_owned(),
+            ..floor.clone()
+        }
+    }
+
+    /// A peer that failed drops out; without ringwire, or what it stands on, there is nothing to compare.
     fn blame(&mut self, failure: Failure) -> anyhow::Result<()> {
-        if failure.server == self.ringwire.name {
+        if failure.server == self.servers.ringwire.name || failure.server == FLOOR {
             return Err(failure.error.context(failure.server));
         }
         self.drop_out(&failure.server, &failure.error);
@@ -258,9 +281,9 @@ impl Comparison<'_> {
     /// What the kernel keeps for sockets that are just held.
     fn hold(&mut self, round: u32) -> anyhow::Result<()> {
         let measurement = Measurement::new(&self.setup, "/echo", self.quick);
-        let growth = measurement.growth(self.holder, IdleCase::Idle, round)?;
+        let growth = measurement.growth(&self.servers.holder, IdleCase::Idle, round)?;
         let held = Held {
-            server: self.holder.name.clone(),
+            server: self.servers.holder.name.clone(),
             round,
             kernel_bytes: growth.kernel_bytes(),
         };
@@ -273,13 +296,13 @@ impl Comparison<'_> {
     fn pair(
         &mut self,
         case: &Case,
-        peer: &Peer,
+        peer: &Launch,
         round: u32,
         capacities: &mut BTreeMap<String, f64>,
     ) -> Result<(), Failure> {
-        let ringwire = self.ringwire.clone();
+        let ringwire = self.servers.ringwire.clone();
         let mut slower = f64::INFINITY;
-        for launch in [&ringwire, &peer.launch] {
+        for launch in [&ringwire, peer] {
             if !capacities.contains_key(&launch.name) {
                 // The case that tells is not among those that were asked for.
                 let plan = cases::capacity(self.quick).plan(&self.setup, None);
@@ -291,7 +314,7 @@ impl Comparison<'_> {
         }
         let rate = (slower / 2.0).max(1.0) as u32;
         let plan = case.plan(&self.setup, Some(rate));
-        let mut order = [&ringwire, &peer.launch];
+        let mut order = [&ringwire, peer];
         if round % 2 == 1 {
             order.reverse();
         }
@@ -303,17 +326,17 @@ impl Comparison<'_> {
         }
         let pair = results::Pair {
             case: case.name.to_owned(),
-            server: peer.launch.name.clone(),
+            server: peer.name.clone(),
             round,
             rate,
             ringwire: windows[&ringwire.name],
-            peer: windows[&peer.launch.name],
+            peer: windows[&peer.name],
         };
         self.report
             .keep(&pair)
             .map_err(|error| Failure::of(&ringwire, error))?;
         self.results
-            .add(case.name, &peer.launch.name, Point::of_pair(&pair));
+            .add(case.name, &peer.name, Point::of_pair(&pair));
         Ok(())
     }
 
@@ -331,6 +354,11 @@ impl Comparison<'_> {
             table.print();
         }
         let better = tables::where_peers_are_better(cases, &self.results);
+        let headroom = tables::headroom(cases, &self.results);
+        if let Some(headroom) = &headroom {
+            println!("{}", tables::HEADROOM);
+            headroom.print();
+        }
         println!("where a peer is better than ringwire");
         for line in &better {
             println!("  {line}");
@@ -354,7 +382,10 @@ impl Comparison<'_> {
                 finished,
                 quick: self.quick,
                 summary: tables::summary(cases, &self.results, &self.peers),
-                tables,
+                tables: tables
+                    .into_iter()
+                    .chain(headroom.map(|table| (tables::HEADROOM.to_owned(), table)))
+                    .collect(),
                 better,
                 peers: &self.peers,
                 absent: &self.absent,

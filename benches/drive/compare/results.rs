@@ -13,6 +13,8 @@ use crate::measure::Sample;
 
 /// What ringwire is called.
 pub(super) const RINGWIRE: &str = "ringwire";
+/// What the baselines are called together: the least that can be done with a socket.
+pub(super) const FLOOR: &str = "bare sockets";
 
 /// Memory of idle connections, as raw data.
 #[derive(Clone, Debug, Serialize)]
@@ -180,8 +182,13 @@ impl Results {
 
     /// ringwire's figure to a peer's, round by round.
     pub(super) fn ratios(&self, case: &'static str, peer: &str) -> Vec<f64> {
+        self.ratios_of(RINGWIRE, case, peer)
+    }
+
+    /// A server's figure to a peer's, round by round.
+    pub(super) fn ratios_of(&self, server: &str, case: &'static str, peer: &str) -> Vec<f64> {
         let theirs = self.of(case, peer);
-        let ours = self.of(case, RINGWIRE);
+        let ours = self.of(case, server);
         let paired = theirs.iter().enumerate().filter_map(|(round, point)| {
             let ours = point.ringwire.or(ours.get(round).map(|ours| ours.value))?;
             Some(ours / point.value)

@@ -5,7 +5,7 @@ use ringwire::load::statistics::median;
 
 use super::cases::{Case, Kind};
 use super::peers::Peer;
-use super::results::{Point, RINGWIRE, Results};
+use super::results::{FLOOR, Point, RINGWIRE, Results};
 use crate::report::{Table, Verdict, number};
 
 /// The peer that most bounds are about.
@@ -45,7 +45,7 @@ pub(super) fn all(cases: &[Case], results: &Results) -> Vec<(String, Table)> {
 
 fn servers(results: &Results) -> impl Iterator<Item = &str> {
     let peers = results.peers().iter().map(String::as_str);
-    [RINGWIRE].into_iter().chain(peers)
+    [RINGWIRE].into_iter().chain(peers).chain([FLOOR])
 }
 
 fn shown(value: Option<f64>) -> String {
@@ -182,6 +182,7 @@ fn latency(case: &Case, results: &Results) -> Table {
 pub(super) fn summary(cases: &[Case], results: &Results, peers: &[Peer]) -> Table {
     let mut heads = vec!["", RINGWIRE];
     heads.extend(peers.iter().map(|peer| peer.launch.name.as_str()));
+    heads.push(FLOOR);
     let mut table = Table::new(&heads);
     let cell = |value: Option<f64>, ratio: Option<f64>| match (value, ratio) {
         (Some(value), Some(ratio)) => format!("{} ({ratio:.2})", number(value)),
@@ -200,6 +201,8 @@ pub(super) fn summary(cases: &[Case], results: &Results, peers: &[Peer]) -> Tabl
             let pair = ours.map(|ours| format!("{} / ", number(ours)));
             row.push(pair.unwrap_or_default() + &cell(theirs, ratio));
         }
+        let floor = median(&results.values(case.name, FLOOR));
+        row.push(cell(floor, median(&results.ratios(case.name, FLOOR))));
         table.row(row);
         match case.kind {
             Kind::Handshakes { .. } => {
@@ -223,6 +226,31 @@ fn further(table: &mut Table, results: &Results, name: &str, of: impl Fn(&str) -
     let mut row = vec![name.to_owned()];
     row.extend(servers(results).map(|server| of(server).map_or_else(|| "–".to_owned(), number)));
     table.row(row);
+}
+
+/// What stands above [`headroom`].
+pub(super) const HEADROOM: &str =
+    "how low a ratio to Bun's can get: bare sockets do nothing but receive and send";
+
+/// Where a bound asks for less of Bun's cost than the sockets alone take.
+pub(super) fn headroom(cases: &[Case], results: &Results) -> Option<Table> {
+    let mut table = Table::new(&["", "ringwire to Bun's", "bare sockets to Bun's", "bound"]);
+    let mut any = false;
+    for case in cases {
+        if matches!(case.kind, Kind::Idle | Kind::Latency { .. }) {
+            continue;
+        }
+        let ours = median(&results.ratios(case.name, BUN));
+        let floor = median(&results.ratios_of(FLOOR, case.name, BUN));
+        any |= floor.is_some();
+        table.row([
+            format!("{}, {}", case.name, case.figure),
+            shown(ours),
+            shown(floor),
+            number(case.at_most),
+        ]);
+    }
+    any.then_some(table)
 }
 
 /// Every figure in which a peer is ahead, in words.
@@ -456,6 +484,23 @@ mod tests {
             lines[0].contains("bun 200, ringwire 300 (1.500 × worse)"),
             "{lines:?}"
         );
+    }
+
+    #[test]
+    fn bare_sockets_are_shown_and_are_no_peer() {
+        let (cases, mut results) = results(3.0, 4.0);
+        assert!(headroom(&cases, &results).is_none());
+        let floor = Point {
+            value: 2.0,
+            ..Point::default()
+        };
+        results.add(cases[0].name, FLOOR, floor);
+        let table = headroom(&cases, &results).expect("a floor").markdown();
+        assert!(table.contains("| 0.750 | 0.500 |"), "{table}");
+        let table = summary(&cases, &results, &[]).markdown();
+        assert!(table.contains("2.000 (1.50)"), "{table}");
+        let lines = where_peers_are_better(&cases, &results);
+        assert_eq!(lines, ["nowhere in this run"], "it serves nobody");
     }
 
     #[test]
