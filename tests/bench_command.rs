@@ -203,6 +203,28 @@ fn mass_disconnect() {
 }
 
 #[test]
+fn server_and_client_on_one_core_are_said_to_be() {
+    let allowed = rustix::thread::sched_getaffinity(None).expect("its own");
+    let core = (0..1_024).find(|&core| allowed.is_set(core)).expect("one");
+    let core = core.to_string();
+    let result = passed(&[
+        "storm",
+        "-n",
+        "9",
+        "--rounds",
+        "1",
+        "--cores",
+        &core,
+        "--server-cores",
+        &core,
+    ]);
+    assert!(
+        result["notes"].to_string().contains("share cores"),
+        "{result:#}"
+    );
+}
+
+#[test]
 fn million_of_few() {
     let result = passed(&[
         "million",

@@ -14,7 +14,7 @@ use crate::load::bench::{
     Bench, Clients, Echoes, Options, Own, Publishes, Running, Steady, Target, prepare_report, run,
     this_program, write_report,
 };
-use crate::topology::{Machine, raise_nofile};
+use crate::topology::{Machine, Shared, raise_nofile};
 
 /// How `ringwire bench` ends, for its help.
 pub(super) const ENDING: &str = "\
@@ -250,7 +250,8 @@ struct Others {
     /// Its process on this machine: memory and processor time are measured, too
     #[arg(long, value_name = "PID", requires = "url", help_heading = "Server")]
     server_pid: Option<u32>,
-    /// Cores for the shards of the own server, such as 0-3 or 0,2 [default: the first half]
+    /// Cores for the shards of the own server, such as 0-3 or 0,2 [default: a hardware thread of each of the
+    /// first half of the physical cores, or of those that the clients do not have]
     #[arg(long, value_name = "LIST", value_parser = cores, conflicts_with = "url", help_heading = "Server")]
     server_cores: Option<Cores>,
     /// Shards of the own server [default: one for each of its cores; more if the limit of open files
@@ -262,7 +263,8 @@ struct Others {
         help_heading = "Server"
     )]
     shards: Option<usize>,
-    /// Cores for the clients, such as 4-7 [default: those that the server does not have]
+    /// Cores for the clients, such as 4-7 [default: a hardware thread of each physical core that the server
+    /// does not have]
     #[arg(long, value_name = "LIST", value_parser = cores, help_heading = "Clients")]
     cores: Option<Cores>,
     /// Client threads, each with a ring of its own [default: one for each 19,000 connections, and where
@@ -505,7 +507,8 @@ fn check(scenario: Bench, connections: u32, others: &Others) -> anyhow::Result<(
 
 fn options(scenario: Bench, connections: u32, others: Others) -> anyhow::Result<Options> {
     check(scenario, connections, &others)?;
-    let allowed = Machine::detect()?.allowed();
+    let machine = Machine::detect()?;
+    let allowed = machine.allowed();
     let given = |cores: Option<Cores>| cores.map(|Cores(list)| list);
     for core in others
         .cores
@@ -517,25 +520,20 @@ fn options(scenario: Bench, connections: u32, others: Others) -> anyhow::Result<
             bail!("this process may not run on core {core}; it may on {allowed:?}");
         }
     }
-    // One half each, where there is more than one.
-    let half = allowed.len().div_ceil(2);
-    let server_cores = given(others.server_cores).unwrap_or_else(|| allowed[..half].to_vec());
-    let free: Vec<usize> = allowed
-        .iter()
-        .copied()
-        .filter(|core| !server_cores.contains(core))
-        .collect();
     let local = others.url.is_none();
-    let cores = given(others.cores).unwrap_or(match (local, free.is_empty()) {
-        (true, false) => free,
-        _ => allowed.clone(),
-    });
-    let alone = local && !cores.iter().any(|core| server_cores.contains(core));
+    let (server_cores, given) = (given(others.server_cores), given(others.cores));
+    let sides = machine.sides(server_cores.as_deref(), given.as_deref());
+    // A server that runs already is where it is, perhaps on another machine.
+    let cores = match given {
+        None if !local => allowed.clone(),
+        _ => sides.clients,
+    };
+    let notes: Vec<String> = note(sides.shared).filter(|_| local).into_iter().collect();
     let server = match &others.url {
         Some(url) => Target::Running(running(url, others.server_pid)?),
         None => Target::Own(Own {
             program: this_program()?,
-            cores: server_cores,
+            cores: sides.server,
             shards: others.shards,
             config: String::new(),
         }),
@@ -558,12 +556,28 @@ fn options(scenario: Bench, connections: u32, others: Others) -> anyhow::Result<
             headers,
             subprotocols,
             failures_max: others.failures_max,
-            spin: alone && !others.no_spin,
+            spin: local && sides.shared == Shared::Nothing && !others.no_spin,
         },
         scenario,
+        notes,
         report: others.report,
         progress: std::io::IsTerminal::is_terminal(&std::io::stderr()),
     })
+}
+
+/// What has to be said beside the figures when server and clients are not apart.
+fn note(shared: Shared) -> Option<String> {
+    let what = match shared {
+        Shared::Nothing => return None,
+        Shared::Cores => {
+            "server and clients are on hardware threads of the same physical core (SMT siblings), where each \
+             slows the other down"
+        }
+        Shared::Threads => "server and clients share cores, and wait for each other",
+    };
+    Some(format!(
+        "{what}: compare figures only with others of this kind (--server-cores and --cores choose)"
+    ))
 }
 
 /// The server that a URL names.

@@ -9,11 +9,13 @@ mod listeners;
 mod machine;
 mod plan;
 mod process;
+mod sides;
 
 pub use listeners::{ListenError, Listener, SocketFile, bind_all, listeners};
 pub use machine::{Core, Machine, Pu};
 pub use plan::{Plan, ShardPlace, plan_on};
 pub use process::{NofileLimit, do_without_huge_pages, pin_current_thread, raise_nofile};
+pub use sides::{Shared, Sides};
 
 use crate::config::{Config, cores};
 

@@ -15,6 +15,8 @@ pub struct Options {
     pub clients: Clients,
     /// What happens.
     pub scenario: Bench,
+    /// What has to be said beside the figures, if anything.
+    pub notes: Vec<String>,
     /// Where the page with the plots and the raw data go, if anywhere.
     pub report: Option<PathBuf>,
     /// Show on standard error what happens.

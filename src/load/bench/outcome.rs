@@ -14,6 +14,8 @@ pub struct Outcome {
     pub options: serde_json::Value,
     /// How the server was started, if it was; else where it was found.
     pub server: String,
+    /// What has to be said beside the figures, if anything.
+    pub notes: Vec<String>,
     /// What it ran on.
     pub machine: Machine,
     /// What happened, in order.
@@ -110,12 +112,11 @@ impl Outcome {
     /// The result as a table for people.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = format!(
-            "{}server    {}\n\n{}\n",
-            self.machine.text(),
-            self.server,
-            self.scenario
-        );
+        let mut text = format!("{}server    {}\n", self.machine.text(), self.server);
+        for note in &self.notes {
+            text += &format!("note      {note}\n");
+        }
+        text += &format!("\n{}\n", self.scenario);
         let width = |names: &mut dyn Iterator<Item = &String>| {
             names.map(|name| name.chars().count()).max().unwrap_or(0)
         };

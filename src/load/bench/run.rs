@@ -159,6 +159,7 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
         scenario: options.scenario.name().to_owned(),
         options: serde_json::json!({ "scenario": options.scenario, "clients": options.clients }),
         server: described,
+        notes: options.notes.clone(),
         machine,
         phases: std::mem::take(&mut watch.phases),
         samples: std::mem::take(&mut watch.samples),
