@@ -5,7 +5,10 @@ use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 use tungstenite::Message;
@@ -222,6 +225,80 @@ fn server_and_client_on_one_core_are_said_to_be() {
         result["notes"].to_string().contains("share cores"),
         "{result:#}"
     );
+}
+
+#[test]
+fn storm() {
+    let result = passed(&["storm", "-n", "150", "--rounds", "2"]);
+    assert_eq!(count(&result, "connect and upgrade"), 300);
+}
+
+/// A server that takes its time for each handshake and then echoes, and how many it ever had in hand.
+fn unhurried(handshake: Duration) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let most = Arc::new(AtomicUsize::new(0));
+    let (seen, now) = (Arc::clone(&most), Arc::new(AtomicUsize::new(0)));
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.expect("a connection");
+            let (seen, now) = (Arc::clone(&seen), Arc::clone(&now));
+            thread::spawn(move || {
+                seen.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                thread::sleep(handshake);
+                // The client counts it until it has the answer, which is not sent yet.
+                now.fetch_sub(1, Ordering::SeqCst);
+                let Ok(mut socket) = tungstenite::accept(stream) else {
+                    return;
+                };
+                while let Ok(message) = socket.read() {
+                    let _ = socket.send(message);
+                }
+            });
+        }
+    });
+    (address, most)
+}
+
+#[test]
+fn no_more_connect_at_once_than_may() {
+    for scenario in [
+        "storm -n 20 --rounds 1",
+        "churn -n 20 --rate 100 --stay-ms 100 --duration 1s --steady-connections 3 --steady-rate 30",
+    ] {
+        let (address, most) = unhurried(Duration::from_millis(100));
+        let url = format!("ws://{address}/");
+        let mut arguments: Vec<&str> = scenario.split(' ').collect();
+        arguments.extend(["--url", &url, "--connecting", "3"]);
+        let output = bench(&arguments);
+        // That churn's rate cannot be reached so is said by a check of its own.
+        let most = most.load(Ordering::SeqCst);
+        assert!(
+            (1..=3).contains(&most),
+            "{scenario}: {most} at once\n{}",
+            output.out
+        );
+        let passed = output.code == Some(0);
+        assert!(
+            passed || output.out.contains("FAILED  connections came at the rate"),
+            "{}",
+            output.out
+        );
+    }
+}
+
+#[test]
+fn mass_disconnect() {
+    let steady = [
+        "--steady-connections",
+        "5",
+        "--steady-rate",
+        "50",
+        "--duration",
+        "500ms",
+    ];
+    let result = passed(&[&["mass-disconnect", "-n", "200"], &steady[..]].concat());
+    assert_eq!(figure(&result, "connections that ended at once"), 200.0);
 }
 
 #[test]

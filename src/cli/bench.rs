@@ -274,9 +274,9 @@ struct Others {
     /// An address of this machine to connect from; can be repeated. One has some 28,000 ports to a server
     #[arg(long, value_name = "ADDRESS", help_heading = "Clients")]
     source: Vec<IpAddr>,
-    /// Handshakes in flight for each client thread
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4_096), help_heading = "Clients")]
-    connecting: u32,
+    /// Handshakes in flight for each client thread [default: 64; 1,024 for churn and when a storm comes back]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4_096), help_heading = "Clients")]
+    connecting: Option<u32>,
     /// Another header of the upgrade request; can be repeated
     #[arg(long, value_name = "NAME: VALUE", value_parser = header, help_heading = "Clients")]
     header: Vec<(String, String)>,

@@ -7,7 +7,8 @@ use super::run::Run;
 use crate::load::statistics::median;
 use crate::load::{Ending, Latencies, Load, Scenario};
 
-/// Handshakes in flight for each client thread when everybody comes back at once.
+/// Handshakes in flight for each client thread when everybody comes back at once, unless somebody says
+/// otherwise.
 const RUSH: u32 = 1_024;
 
 /// Connections come and go, beside steady traffic.
@@ -30,7 +31,7 @@ pub(super) fn churn(
     let mut plan = run.plan(&path, run.options.clients.connections, Scenario::Idle);
     plan.stay_ms = Some(stay_ms);
     plan.connect_rate = Some(rate);
-    plan.connecting = RUSH;
+    plan.connecting = run.options.clients.connecting.unwrap_or(RUSH);
     plan.endings = vec![Ending::Close, Ending::Reset];
     run.watch.phase("connections come and go", &[&echo])?;
     let cpu = run.server_cpu_ns();
@@ -69,7 +70,7 @@ pub(super) fn storm(run: &mut Run<'_>, rounds: u32) -> anyhow::Result<()> {
     let path = run.channel_path.clone();
     let mut plan = run.plan(&path, connections, Scenario::Idle);
     let mut load = run.open("connect", &plan)?;
-    plan.connecting = RUSH;
+    plan.connecting = run.options.clients.connecting.unwrap_or(RUSH);
     let (mut connects, mut took) = (Latencies::new(), Vec::new());
     for round in 1..=rounds {
         run.finish(load, &[])?;

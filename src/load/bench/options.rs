@@ -70,8 +70,9 @@ pub struct Clients {
     /// Local addresses that connections come from, in turn. Empty: the kernel's choice, or, to a server on
     /// loopback, an address of loopback for each thread.
     pub sources: Vec<IpAddr>,
-    /// Handshakes in flight for each thread.
-    pub connecting: u32,
+    /// Handshakes in flight for each thread. `None`: 64; 1,024 where everybody comes back at once, and where
+    /// connections come and go.
+    pub connecting: Option<u32>,
     /// Further lines of the upgrade request. (Of these, only the names are written anywhere.)
     #[serde(serialize_with = "names_only")]
     pub headers: Vec<(String, String)>,

@@ -261,7 +261,7 @@ impl Run<'_> {
         if plan.sources.is_empty() && plan.workers > 1 && self.address.ip().is_loopback() {
             plan.sources = own_addresses(self.address.ip(), plan.workers);
         }
-        plan.connecting = clients.connecting;
+        plan.connecting = clients.connecting.unwrap_or(plan.connecting);
         plan.headers.clone_from(&clients.headers);
         plan.subprotocols.clone_from(&clients.subprotocols);
         plan.failures_max = clients.failures_max;
