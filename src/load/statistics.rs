@@ -3,8 +3,11 @@
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Latencies above this count as this, in nanoseconds.
-const LATENCY_MAX_NS: u64 = 60_000_000_000;
+/// Room for latencies up to this is there from the beginning, in nanoseconds; for a longer one it is made
+/// when it comes.
+const COMMON_NS: u64 = 60_000_000_000;
+/// 146 years, in nanoseconds: the histogram keeps no larger number.
+const LATENCY_MAX_NS: u64 = i64::MAX as u64 / 2;
 
 /// Round-trip times of one worker or of several together; three significant digits.
 #[derive(Clone, Debug)]
@@ -23,17 +26,20 @@ impl Latencies {
     /// Never: the bounds are constants that the histogram takes.
     #[must_use]
     pub fn new() -> Self {
-        Self(Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3).expect("constant bounds"))
+        let mut histogram = Histogram::new_with_bounds(1, COMMON_NS, 3).expect("constant bounds");
+        histogram.auto(true);
+        Self(histogram)
     }
 
     /// Adds one round trip, in nanoseconds.
     pub fn record_ns(&mut self, latency_ns: u64) {
-        self.0.saturating_record(latency_ns.max(1));
+        // Within these bounds it makes room.
+        let _ = self.0.record(latency_ns.clamp(1, LATENCY_MAX_NS));
     }
 
     /// Adds those of another worker.
     pub fn merge(&mut self, other: &Self) {
-        // Both have the same bounds, so that adding cannot fail.
+        // It makes room for what the other one has, so that adding cannot fail.
         let _ = self.0.add(&other.0);
     }
 
@@ -141,6 +147,24 @@ mod tests {
     fn slopes() {
         assert_eq!(slope((3_000.0, 1e6), (15_000.0, 2.2e6)), Some(100.0));
         assert_eq!(slope((1.0, 1.0), (1.0, 2.0)), None);
+    }
+
+    #[test]
+    fn a_latency_of_minutes_is_reported_as_it_was() {
+        let minutes_ns = 754_000_000_000;
+        let mut latencies = Latencies::new();
+        latencies.record_ns(minutes_ns);
+        latencies.record_ns(1_000);
+        let mut together = Latencies::new();
+        together.record_ns(2_000);
+        together.merge(&latencies);
+        for (latencies, count) in [(latencies, 2), (together, 3)] {
+            let summary = latencies.summary();
+            assert_eq!(summary.count, count);
+            let off = summary.max_us / (minutes_ns as f64 / 1e3) - 1.0;
+            assert!((0.0..0.001).contains(&off), "{summary:?}");
+            assert_eq!(latencies.buckets().last().map(|(_, count)| count), Some(1));
+        }
     }
 
     proptest! {
