@@ -567,6 +567,16 @@ fn what_cannot_be_reached_is_explained() {
         "{}",
         output.out
     );
+    // An address for documentation (RFC 5737), and one of the wrong kind.
+    for (source, said) in [
+        ("192.0.2.1", "no address of this machine"),
+        ("::1", "IPv4 or IPv6"),
+    ] {
+        let output = bench(&["idle", "-n", "3", "--hold", "1s", "--source", source]);
+        assert_eq!(output.code, Some(1));
+        assert!(output.out.contains(said), "{}", output.out);
+        assert!(!output.out.contains("port is left"), "{}", output.out);
+    }
     let output = bench(&["echo", "--url", "wss://127.0.0.1/"]);
     assert_eq!(output.code, Some(2));
     assert!(output.err.contains("speaks no TLS"), "{}", output.err);

@@ -2,8 +2,42 @@
 //! raise it.
 
 use std::io;
+use std::net::IpAddr;
 
 use rustix::io::Errno;
+
+/// Why a connection could not be given its source address.
+#[derive(Debug)]
+pub(super) enum NoSource {
+    /// The kernel does not give this address to a socket.
+    Refused(IpAddr, io::Error),
+    /// Each of its ports is in use.
+    NoPortLeft(IpAddr),
+}
+
+/// What that means, and what to do about it.
+pub(super) fn source(reason: &NoSource) -> String {
+    let (source, error) = match reason {
+        NoSource::Refused(source, error) => (source, error),
+        NoSource::NoPortLeft(source) => {
+            return format!(
+                "no port of the source address {source} is left: use more source addresses"
+            );
+        }
+    };
+    let what = format!("cannot connect from the source address {source}: {error}");
+    match Errno::from_io_error(error) {
+        Some(Errno::ADDRNOTAVAIL) => format!(
+            "{what}; it is no address of this machine: `ip address` lists those that are, `ip address add \
+             {source}/{} dev INTERFACE` adds one, and without a source address the kernel chooses",
+            if source.is_ipv4() { 32 } else { 128 }
+        ),
+        Some(Errno::AFNOSUPPORT | Errno::INVAL) => {
+            format!("{what}; it must be of the server's kind, IPv4 or IPv6")
+        }
+        _ => what,
+    }
+}
 
 /// What to do about a connect that failed with `error`, where there is something to be done.
 pub(super) fn connect(error: &io::Error) -> Option<String> {
@@ -52,6 +86,22 @@ pub(super) fn connect(error: &io::Error) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_source_that_is_not_here_is_told_from_one_without_ports() {
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        let refused = |errno: Errno| {
+            source(&NoSource::Refused(
+                address,
+                io::Error::from_raw_os_error(errno.raw_os_error()),
+            ))
+        };
+        let not_here = refused(Errno::ADDRNOTAVAIL);
+        assert!(not_here.contains("192.0.2.1") && not_here.contains("no address of this machine"));
+        assert!(refused(Errno::INVAL).contains("IPv4 or IPv6"));
+        let full = source(&NoSource::NoPortLeft(address));
+        assert!(full.contains("more source addresses") && !full.contains("no address"));
+    }
 
     #[test]
     fn what_a_limit_refuses_is_explained() {

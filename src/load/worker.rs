@@ -15,7 +15,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::Latencies;
 use super::connection::{Connection, Stage};
-use super::explain;
+use super::explain::{self, NoSource};
 use super::plan::{CONNECTION, Ending, Plan};
 use super::run::{Lap, Phase, Shared};
 use super::scenario::{MaskKeys, Outgoing, Scenario};
@@ -319,6 +319,12 @@ impl<S: Scenario> Worker<S> {
         while self.connecting < self.connecting_max && self.begun < due {
             let Some(key) = self.next_key() else { break };
             let socket = self.socket().map_err(|error| self.connect_error(&error))?;
+            if let Some(source) = self.source {
+                self.bind(&socket, source).map_err(|reason| {
+                    let why = explain::source(&reason);
+                    anyhow::anyhow!("{why} (after {} connections)", self.opened)
+                })?;
+            }
             let slot = self.ring.install(socket.into())?;
             let began_ns = self.now_ns();
             let connection = &mut self.connections[key as usize];
@@ -333,29 +339,26 @@ impl<S: Scenario> Worker<S> {
         Ok(())
     }
 
-    fn socket(&mut self) -> io::Result<Socket> {
+    fn socket(&self) -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, None)?;
         socket.set_tcp_nodelay(true)?;
         // Closing resets: no 100,000 connections in TIME_WAIT afterwards.
         socket.set_linger(Some(Duration::ZERO))?;
-        if let Some(source) = self.source {
-            self.bind(&socket, source)?;
-        }
         Ok(socket)
     }
 
     /// Binds to the next free port of `source`. The kernel's own choice (port 0) takes longer the
     /// more ports are in use: minutes for 19,000.
-    fn bind(&mut self, socket: &Socket, source: IpAddr) -> io::Result<()> {
+    fn bind(&mut self, socket: &Socket, source: IpAddr) -> Result<(), NoSource> {
         for _ in FIRST_PORT..=u16::MAX {
             let port = self.next_port;
             self.next_port = port.checked_add(1).unwrap_or(FIRST_PORT);
             match socket.bind(&SocketAddr::new(source, port).into()) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-                result => return result,
+                result => return result.map_err(|error| NoSource::Refused(source, error)),
             }
         }
-        Err(io::ErrorKind::AddrNotAvailable.into())
+        Err(NoSource::NoPortLeft(source))
     }
 
     /// The entry of the next connection to begin, if there is room for one.
