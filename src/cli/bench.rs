@@ -188,17 +188,17 @@ struct PublishFlags {
     /// Publishes that a publisher has on the way at most [default: 1, with --rate 1024]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_024))]
     depth: Option<u32>,
-    /// Length of a published string, in bytes
-    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(28..=1 << 20))]
-    size: u32,
+    /// Length of a published string, in bytes [default: 128; slow: 16,384]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(28..=1 << 20))]
+    size: Option<u32>,
 }
 
 impl PublishFlags {
-    fn with(self, duration: Duration) -> Publishes {
+    fn with(self, size: u32, duration: Duration) -> Publishes {
         Publishes {
             channels: self.channels,
             publishers: self.publishers,
-            size_bytes: self.size as usize,
+            size_bytes: self.size.unwrap_or(size) as usize,
             rate: self.rate,
             depth: self
                 .depth
@@ -380,7 +380,7 @@ impl ScenarioFlags {
                 time,
                 common,
             } => {
-                let publishes = publishes.with(time.or(10));
+                let publishes = publishes.with(128, time.or(10));
                 (
                     Bench::Fanout(publishes),
                     common.connections.unwrap_or(1_000),
@@ -393,7 +393,8 @@ impl ScenarioFlags {
                 time,
                 common,
             } => {
-                let publishes = publishes.with(time.or(10));
+                // As much as makes the kernel's buffers and the server's outbox overflow in that time.
+                let publishes = publishes.with(16_384, time.or(10));
                 let bench = Bench::Slow { percent, publishes };
                 (bench, common.connections.unwrap_or(1_000), common.others)
             }

@@ -49,6 +49,9 @@ pub struct Plan {
     /// Read nothing more from a connection once it is ready. What the server makes of that (it closes the
     /// connection, or keeps it) is no failure; see [`super::Load::drain`].
     pub stall: bool,
+    /// Size of each socket's receive buffer (SO_RCVBUF, socket(7)), in bytes; the kernel doubles it for its own
+    /// bookkeeping. `None`: the kernel makes it as large as it finds useful.
+    pub receive_buffer_bytes: Option<u32>,
     /// Connections that may fail: to connect, or later. One more fails the run.
     pub failures_max: u32,
     /// The number of the first connection; the others count on from there. Two runs against one server
@@ -221,6 +224,7 @@ impl Plan {
             connect_rate: None,
             stay_ms: None,
             stall: false,
+            receive_buffer_bytes: None,
             failures_max: 0,
             first: 0,
             headers: Vec::new(),
@@ -282,6 +286,9 @@ impl Plan {
             if let Some(excluded) = excluded {
                 return Err(PlanError::Both("stay_ms", excluded));
             }
+        }
+        if let Some(bytes) = self.receive_buffer_bytes {
+            within("receive_buffer_bytes", bytes.into(), 4_096, 1 << 30)?;
         }
         if let Some(rate) = self.connect_rate {
             within("connect_rate", rate.into(), 1, 1_000_000)?;

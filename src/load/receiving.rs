@@ -53,6 +53,7 @@ impl<S: Scenario> Worker<S> {
         if !std::mem::take(&mut self.stall) {
             return;
         }
+        self.unread_bytes = vec![0; self.connections.len()];
         for key in 0..self.connections.len() as u32 {
             let connection = &mut self.connections[key as usize];
             if connection.stalled && connection.stage == Stage::Open {
@@ -61,6 +62,18 @@ impl<S: Scenario> Worker<S> {
                     self.receive(key);
                 }
             }
+        }
+    }
+
+    /// So much more had not been read by `key`.
+    fn note_unread(&mut self, key: u32, bytes: u64) {
+        self.unread += bytes;
+        let unread = &mut self.unread_bytes[key as usize];
+        let before = *unread;
+        *unread += bytes;
+        if let Some(size) = self.receive_buffer_bytes {
+            let holds = 2 * u64::from(size);
+            self.behind += u64::from(before <= holds && *unread > holds);
         }
     }
 
@@ -129,6 +142,7 @@ impl<S: Scenario> Worker<S> {
     fn take(&mut self, key: u32, buffer: BufferId, length: usize) -> Result<(), String> {
         let connection = &mut self.connections[key as usize];
         if connection.draining {
+            self.note_unread(key, length as u64);
             return Ok(());
         }
         let input = &mut self.ring.buffer(buffer)[..length];

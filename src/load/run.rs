@@ -61,6 +61,8 @@ pub(super) struct Counters {
     pub(super) opened: AtomicU64,
     pub(super) left: AtomicU64,
     pub(super) cut: AtomicU64,
+    pub(super) behind: AtomicU64,
+    pub(super) unread: AtomicU64,
     pub(super) pings: AtomicU64,
     pub(super) ready: AtomicU32,
     /// The last lap that was handed in.
@@ -168,6 +170,11 @@ pub struct Live {
     /// Closed by the server, of those that did not read ([`Plan::stall`]); seen once they read again
     /// ([`Load::drain`]): the end comes after what was sent before.
     pub cut: u64,
+    /// Of those that did not read: for which more waited than their own receive buffer holds
+    /// ([`Plan::receive_buffer_bytes`]), so that the rest was at the server; seen once they read again.
+    pub behind: u64,
+    /// What they had not read, in bytes: what came once they read again.
+    pub unread_bytes: u64,
     /// Failed, of those that may ([`Plan::failures_max`]).
     pub failed: u64,
 }
@@ -298,6 +305,8 @@ impl Load {
             opened: self.opened(),
             left: self.sum(|worker| worker.left.load(Ordering::Relaxed)),
             cut: self.sum(|worker| worker.cut.load(Ordering::Relaxed)),
+            behind: self.sum(|worker| worker.behind.load(Ordering::Relaxed)),
+            unread_bytes: self.sum(|worker| worker.unread.load(Ordering::Relaxed)),
             failed: self.failures(),
         }
     }

@@ -83,6 +83,10 @@ pub(super) struct Worker<S: Scenario> {
     pub(super) leaving: VecDeque<(u64, u32, u32)>,
     pub(super) parted_by: VecDeque<(u64, u32, u32)>,
     pub(super) stall: bool,
+    /// SO_RCVBUF of each socket.
+    pub(super) receive_buffer_bytes: Option<u32>,
+    /// Of those that read again, what each has read since, in bytes; empty before.
+    pub(super) unread_bytes: Vec<u64>,
     failures_max: u32,
     /// The port to try for the next connection from `source`.
     next_port: u16,
@@ -92,6 +96,9 @@ pub(super) struct Worker<S: Scenario> {
     opened: u64,
     pub(super) left: u64,
     pub(super) cut: u64,
+    /// Of those that read again: for how many something waited at the server, and what all had not read.
+    pub(super) behind: u64,
+    pub(super) unread: u64,
     /// Pings answered.
     pub(super) pings: u64,
     /// From the beginning of a connect to the complete upgrade.
@@ -195,12 +202,16 @@ impl<S: Scenario> Worker<S> {
             leaving: VecDeque::new(),
             parted_by: VecDeque::new(),
             stall: plan.stall,
+            receive_buffer_bytes: plan.receive_buffer_bytes,
+            unread_bytes: Vec::new(),
             failures_max: plan.failures_max,
             next_port: FIRST_PORT,
             ready: 0,
             opened: 0,
             left: 0,
             cut: 0,
+            behind: 0,
+            unread: 0,
             pings: 0,
             connect_latencies: Latencies::new(),
             lap: 0,
@@ -306,6 +317,8 @@ impl<S: Scenario> Worker<S> {
         counters.left.store(self.left, Ordering::Relaxed);
         counters.cut.store(self.cut, Ordering::Relaxed);
         counters.pings.store(self.pings, Ordering::Relaxed);
+        counters.behind.store(self.behind, Ordering::Relaxed);
+        counters.unread.store(self.unread, Ordering::Relaxed);
         let quiet = self.scenario.is_quiet();
         counters.quiet.store(quiet, Ordering::Release);
     }
@@ -342,6 +355,9 @@ impl<S: Scenario> Worker<S> {
     fn socket(&self) -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, None)?;
         socket.set_tcp_nodelay(true)?;
+        if let Some(bytes) = self.receive_buffer_bytes {
+            socket.set_recv_buffer_size(bytes as usize)?;
+        }
         // Closing resets: no 100,000 connections in TIME_WAIT afterwards.
         socket.set_linger(Some(Duration::ZERO))?;
         Ok(socket)

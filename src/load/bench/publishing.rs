@@ -2,12 +2,21 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::options::Publishes;
+use super::options::{Publishes, Target};
 use super::run::Run;
-use crate::load::{ChannelGroup, ChannelsPlan, Load, Plan, Scenario, Traffic};
+use super::watch::PATIENCE;
+use crate::load::{ChannelGroup, ChannelsPlan, Live, Load, Plan, Scenario, Traffic};
 
 /// Traffic before the measured window.
 const WARM_UP: Duration = Duration::from_millis(500);
+/// Receive buffer of those that stop reading, in bytes: what does not fit there waits at the server. (The
+/// kernel's own choice grows to many megabytes.)
+const STALLED_BUFFER_BYTES: u32 = 32 << 10;
+/// What a subscriber has to miss so that every buffer between it and the publisher overflows: the kernel's, of
+/// 4 MiB by default (the third number of net.ipv4.tcp_wmem), and the server's outbox, of 1 MiB.
+const OVERFLOW_BYTES: f64 = 8e6;
+/// For that, they don't read for so many times the duration at most.
+const LONGER: u32 = 10;
 /// Those that read again have read all by then.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -79,6 +88,7 @@ pub(super) fn slow(run: &mut Run<'_>, percent: u32, publishes: Publishes) -> any
     let path = run.channel_path.clone();
     let mut plan = run.plan(&path, stalled, scenario);
     plan.stall = true;
+    plan.receive_buffer_bytes = Some(STALLED_BUFFER_BYTES);
     run.watch
         .phase("some subscribe and stop reading", &[&load])?;
     let stopped = Load::start(&plan)?;
@@ -89,8 +99,19 @@ pub(super) fn slow(run: &mut Run<'_>, percent: u32, publishes: Publishes) -> any
     run.watch
         .until(&[&load, &stopped], Duration::from_secs(120), ready)?;
     run.watch.phase("they don't read", &[&load])?;
-    run.watch
-        .for_a_time(&[&load, &stopped], publishes.duration)?;
+    // On a busy machine it takes longer until there is too much for those that don't read.
+    let (began, before) = (Instant::now(), load.counts().publishes);
+    run.watch.until(
+        &[&load, &stopped],
+        LONGER * publishes.duration + PATIENCE,
+        || {
+            let time = began.elapsed().as_secs_f64() / publishes.duration.as_secs_f64().max(0.001);
+            let published = (load.counts().publishes - before) * publishes.size_bytes as u64;
+            let each = published as f64 / f64::from(publishes.channels);
+            let enough = (each / OVERFLOW_BYTES).max(time / f64::from(LONGER));
+            time.min(enough)
+        },
+    )?;
     let beside = run.watch.messages.clone();
     run.pause(&load, &[&stopped])?;
     run.watch.phase("they read again", &[&load, &stopped])?;
@@ -103,11 +124,14 @@ pub(super) fn slow(run: &mut Run<'_>, percent: u32, publishes: Publishes) -> any
     let live = stopped.live();
     run.figure("subscribers that stopped reading", f64::from(stalled), "");
     run.figure("of these, closed by the server", live.cut as f64, "");
+    let unread_mb = live.unread_bytes as f64 / f64::from(stalled) / 1e6;
+    run.figure("unread when they read again, each", unread_mb, "MB");
     let ratio = beside.summary().p999_us / quiet.summary().p999_us;
     run.figure("p99.9 of the others, to when everybody read", ratio, "");
     run.latency("everybody reads", &quiet);
     run.latency("some don't read", &beside);
     complete(run, &load);
+    behind(run, live, stalled);
     run.finish(load, &[&stopped])?;
     run.finish(stopped, &[])?;
     Ok(())
@@ -138,6 +162,33 @@ fn group(name: &str, publishes: Publishes) -> ChannelGroup {
 fn channels() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     format!("bench-{:x}", now.map_or(0, |now| now.as_nanos()))
+}
+
+/// Whether those that stopped reading were any trouble to the server: otherwise nothing was measured.
+fn behind(run: &mut Run<'_>, live: Live, stalled: u32) {
+    // A server of our own closes them when its outbox is full; another one may have a rule by which they lose
+    // messages instead.
+    let own = matches!(run.options.server, Target::Own(_));
+    let behind = if own {
+        live.cut
+    } else {
+        live.cut.max(live.behind)
+    };
+    let held = behind >= stalled.into();
+    let mut detail = format!("{behind} of {stalled}");
+    if !held {
+        detail += &format!(
+            "; the others had {:.0} KB unread on average, which the kernel's buffers hold: publish more \
+             (--size, --rate, --duration)",
+            live.unread_bytes as f64 / f64::from(stalled) / 1e3
+        );
+    }
+    let name = if own {
+        "the server closed all that did not read"
+    } else {
+        "all that did not read were closed, or more waited for them at the server than they had room for"
+    };
+    run.check(name, held, detail);
 }
 
 /// (What is missing, doubled or changed has failed the run before: here nothing is on the way.)
