@@ -7,6 +7,7 @@
 //! acknowledged. No channels, no queues, no JSON beyond finding those strings.
 
 mod frames;
+mod replies;
 mod upgrade;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,12 +15,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use clap::Parser;
 use memchr::memmem;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
+use rustix::net::{RecvFlags, SocketFlags, accept_with, recv};
 use slab::Slab;
 use socket2::{Domain, Socket, Type};
+
+use replies::{Gone, frame, send_all, string_after};
 
 const READ_BYTES: usize = 64 * 1024;
 const EVENTS: usize = 512;
@@ -49,14 +51,6 @@ enum Command {
     Publish(Vec<u8>),
     Pong(Vec<u8>),
     Close,
-}
-
-struct Gone;
-
-impl From<Errno> for Gone {
-    fn from(_: Errno) -> Self {
-        Self
-    }
 }
 
 struct Server {
@@ -159,7 +153,10 @@ impl Server {
                     connection.subscribed = true;
                     self.subscribers.push(key);
                 }
-                send_all(&connection.socket, &text_frame(br#"{"type":"subscribed"}"#))
+                send_all(
+                    &connection.socket,
+                    &frame(TEXT, br#"{"type":"subscribed"}"#),
+                )
             }
             Command::Publish(frame) => {
                 // The loop that everything above the floor is compared to.
@@ -228,44 +225,11 @@ fn command(opcode: u8, payload: &[u8]) -> Result<Option<Command>, Gone> {
         _ => {}
     }
     if memmem::find(payload, br#""type":"publish""#).is_some() {
-        let (_, data) = split_once(payload, br#""data":""#).ok_or(Gone)?;
-        let (data, _) = split_once(data, b"\"").ok_or(Gone)?;
-        Ok(Some(Command::Publish(text_frame(data))))
+        let data = string_after(payload, br#""data":""#).ok_or(Gone)?;
+        Ok(Some(Command::Publish(frame(TEXT, data))))
     } else if memmem::find(payload, br#""type":"subscribe""#).is_some() {
         Ok(Some(Command::Subscribe))
     } else {
         Err(Gone)
     }
-}
-
-fn split_once<'a>(bytes: &'a [u8], at: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
-    let start = memmem::find(bytes, at)?;
-    Some((&bytes[..start], &bytes[start + at.len()..]))
-}
-
-fn text_frame(payload: &[u8]) -> Vec<u8> {
-    frame(TEXT, payload)
-}
-
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let header = frames::header_len(payload.len());
-    let mut frame = vec![0; header];
-    frames::write_header(&mut frame, first, payload.len());
-    frame.extend_from_slice(payload);
-    frame
-}
-
-/// Sends all of `bytes`; waits for a socket that is full, so that nothing is lost.
-fn send_all(socket: &OwnedFd, mut bytes: &[u8]) -> Result<(), Gone> {
-    while !bytes.is_empty() {
-        match send(socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-            Ok(sent) => bytes = &bytes[sent..],
-            Err(Errno::AGAIN) => {
-                poll(&mut [PollFd::new(socket, PollFlags::OUT)], None)?;
-            }
-            Err(Errno::INTR) => {}
-            Err(_) => return Err(Gone),
-        }
-    }
-    Ok(())
 }

@@ -13,6 +13,7 @@ mod hold;
 mod idle;
 mod machine;
 mod measure;
+mod memory;
 mod report;
 mod server;
 mod shards;

@@ -2,17 +2,15 @@
 //! user add to that.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::thread;
 use std::time::Duration;
 
-use ringwire::load::process::{SlabCache, slab_bytes, socket_slabs};
-use ringwire::load::statistics::{median, slope};
+use ringwire::load::statistics::median;
 use ringwire::load::{CONNECTION, ChannelGroup, ChannelsPlan, Load, Plan, Process, Scenario};
 use rustix::thread::disable_transparent_huge_pages;
 use serde::Serialize;
 
 use crate::measure::{PATIENCE, Setup};
+use crate::memory::{self, Point, settled_slabs};
 use crate::report::{Report, Table, Verdict, number};
 use crate::server::{self, Launch, Server};
 
@@ -83,14 +81,6 @@ impl Case {
     }
 }
 
-/// Memory at one number of connections.
-#[derive(Clone, Debug, Serialize)]
-struct Point {
-    connections: u32,
-    private_dirty_bytes: u64,
-    slabs: Option<Vec<SlabCache>>,
-}
-
 /// One server at two numbers of connections.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Growth {
@@ -104,17 +94,16 @@ pub(crate) struct Growth {
 impl Growth {
     /// User memory per connection, in bytes.
     pub(crate) fn user_bytes(&self) -> Option<f64> {
-        self.per_connection(|point| Some(point.private_dirty_bytes))
+        self.per_connection(Point::user_bytes)
     }
 
     /// Kernel slab per connection with both of its ends, in bytes; `None` where it cannot be read.
     pub(crate) fn kernel_bytes(&self) -> Option<f64> {
-        self.per_connection(|point| point.slabs.as_deref().map(slab_bytes))
+        self.per_connection(Point::kernel_bytes)
     }
 
     fn per_connection(&self, bytes: impl Fn(&Point) -> Option<u64>) -> Option<f64> {
-        let at = |point: &Point| Some((f64::from(point.connections), bytes(point)? as f64));
-        slope(at(&self.few)?, at(&self.many)?)
+        memory::per_connection(&self.few, &self.many, bytes)
     }
 
     /// Growth of each kernel cache, in bytes per connection.
@@ -325,35 +314,8 @@ impl<'a> Measurement<'a> {
     }
 
     fn point(&self, process: &Process, connections: u32, case: Case) -> anyhow::Result<Point> {
-        let limit = Duration::from_secs(15);
-        let private_dirty_bytes = process.settled_dirty_bytes(self.quiet, limit)?;
-        let slabs = (case == Case::Idle).then(|| settled_slabs(self.slab_looks));
-        if let Some(Err(error)) = &slabs {
-            eprintln!("note: kernel memory is unknown: /proc/slabinfo: {error}");
-        }
-        Ok(Point {
-            connections,
-            private_dirty_bytes,
-            slabs: slabs.and_then(Result::ok),
-        })
+        let slab_looks = (case == Case::Idle).then_some(self.slab_looks);
+        let processes = std::slice::from_ref(process);
+        Point::take(processes, connections, self.quiet, slab_looks)
     }
-}
-
-/// Kernel memory once it has stopped moving: sockets are freed some time after their process ended.
-fn settled_slabs(looks: u32) -> io::Result<Vec<SlabCache>> {
-    const STEP: Duration = Duration::from_millis(250);
-    const SAME_BYTES: u64 = 64 * 1024;
-    let mut last = socket_slabs()?;
-    let mut same = 0;
-    for _ in 0..looks {
-        thread::sleep(STEP);
-        let now = socket_slabs()?;
-        let moved = slab_bytes(&now).abs_diff(slab_bytes(&last));
-        same = if moved < SAME_BYTES { same + 1 } else { 0 };
-        last = now;
-        if same == 4 {
-            break;
-        }
-    }
-    Ok(last)
 }

@@ -70,6 +70,21 @@ impl Process {
         Ok(Self { directory })
     }
 
+    /// The processes that it has started and that run still (`CONFIG_PROC_CHILDREN`).
+    ///
+    /// # Errors
+    /// When the process is gone or its files cannot be read.
+    pub fn children(&self) -> io::Result<Vec<Self>> {
+        let mut children = Vec::new();
+        for task in fs::read_dir(self.directory.join("task"))? {
+            let text = fs::read_to_string(task?.path().join("children"))?;
+            for pid in text.split_whitespace() {
+                children.push(Self::new(pid.parse().map_err(|_| malformed("children"))?)?);
+            }
+        }
+        Ok(children)
+    }
+
     /// Processor time of the whole process.
     ///
     /// # Errors
@@ -141,22 +156,38 @@ impl Process {
     /// # Errors
     /// As [`Self::private_dirty_bytes`].
     pub fn settled_dirty_bytes(&self, quiet: Duration, limit: Duration) -> io::Result<u64> {
-        const STEP: Duration = Duration::from_millis(100);
-        let mut last = self.private_dirty_bytes()?;
-        let (mut same, mut waited) = (Duration::ZERO, Duration::ZERO);
-        while same < quiet && waited < limit {
-            std::thread::sleep(STEP);
-            waited += STEP;
-            let now = self.private_dirty_bytes()?;
-            same = if now == last {
-                same + STEP
-            } else {
-                Duration::ZERO
-            };
-            last = now;
-        }
-        Ok(last)
+        settled_dirty_bytes(std::slice::from_ref(self), quiet, limit)
     }
+}
+
+/// The same of several processes together.
+///
+/// # Errors
+/// As [`Process::private_dirty_bytes`].
+pub fn settled_dirty_bytes(
+    processes: &[Process],
+    quiet: Duration,
+    limit: Duration,
+) -> io::Result<u64> {
+    const STEP: Duration = Duration::from_millis(100);
+    let read = || -> io::Result<u64> {
+        let each = processes.iter().map(Process::private_dirty_bytes);
+        each.sum()
+    };
+    let mut last = read()?;
+    let (mut same, mut waited) = (Duration::ZERO, Duration::ZERO);
+    while same < quiet && waited < limit {
+        std::thread::sleep(STEP);
+        waited += STEP;
+        let now = read()?;
+        same = if now == last {
+            same + STEP
+        } else {
+            Duration::ZERO
+        };
+        last = now;
+    }
+    Ok(last)
 }
 
 /// Kernel slab memory of one cache.
@@ -333,6 +364,23 @@ mod tests {
         // Two values that are rounded down to 10 ms each.
         let since = cpu().saturating_sub(before);
         assert!(since >= 40_000_000, "{since}");
+    }
+
+    #[test]
+    fn children_are_found() {
+        let this = Process::new(std::process::id()).expect("this process runs");
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .expect("a child");
+        let children = this.children().expect("they can be read");
+        let expected = Process::new(child.id()).expect("it runs");
+        let found = children
+            .iter()
+            .any(|process| process.directory == expected.directory);
+        child.kill().expect("it runs");
+        child.wait().expect("it ends");
+        assert!(found, "{children:?}");
     }
 
     #[test]

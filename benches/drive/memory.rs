@@ -1,0 +1,82 @@
+//! Memory of servers: their own, and what the kernel holds for their sockets.
+
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use ringwire::load::Process;
+use ringwire::load::process::{SlabCache, settled_dirty_bytes, slab_bytes, socket_slabs};
+use ringwire::load::statistics::slope;
+use serde::Serialize;
+
+/// User memory is read after this time at the latest, settled or not.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// Memory at one number of connections.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Point {
+    pub(crate) connections: u32,
+    pub(crate) private_dirty_bytes: u64,
+    pub(crate) slabs: Option<Vec<SlabCache>>,
+}
+
+impl Point {
+    /// Reads the memory of `processes`, which hold `connections`, once it has not changed for `quiet`; that of
+    /// the kernel once it has stopped moving, or after `slab_looks` looks. `None`: that one not at all.
+    pub(crate) fn take(
+        processes: &[Process],
+        connections: u32,
+        quiet: Duration,
+        slab_looks: Option<u32>,
+    ) -> anyhow::Result<Self> {
+        let private_dirty_bytes = settled_dirty_bytes(processes, quiet, LIMIT)?;
+        let slabs = slab_looks.map(settled_slabs);
+        if let Some(Err(error)) = &slabs {
+            eprintln!("note: kernel memory is unknown: /proc/slabinfo: {error}");
+        }
+        Ok(Self {
+            connections,
+            private_dirty_bytes,
+            slabs: slabs.and_then(Result::ok),
+        })
+    }
+
+    /// User memory, in bytes.
+    pub(crate) fn user_bytes(&self) -> Option<u64> {
+        Some(self.private_dirty_bytes)
+    }
+
+    /// Kernel slab of both ends of the connections, in bytes; `None` where it cannot be read.
+    pub(crate) fn kernel_bytes(&self) -> Option<u64> {
+        self.slabs.as_deref().map(slab_bytes)
+    }
+}
+
+/// Growth from one point to the other, in bytes per connection.
+pub(crate) fn per_connection(
+    few: &Point,
+    many: &Point,
+    bytes: impl Fn(&Point) -> Option<u64>,
+) -> Option<f64> {
+    let at = |point: &Point| Some((f64::from(point.connections), bytes(point)? as f64));
+    slope(at(few)?, at(many)?)
+}
+
+/// Kernel memory once it has stopped moving: sockets are freed some time after their process ended.
+pub(crate) fn settled_slabs(looks: u32) -> io::Result<Vec<SlabCache>> {
+    const STEP: Duration = Duration::from_millis(250);
+    const SAME_BYTES: u64 = 64 * 1024;
+    let mut last = socket_slabs()?;
+    let mut same = 0;
+    for _ in 0..looks {
+        thread::sleep(STEP);
+        let now = socket_slabs()?;
+        let moved = slab_bytes(&now).abs_diff(slab_bytes(&last));
+        same = if moved < SAME_BYTES { same + 1 } else { 0 };
+        last = now;
+        if same == 4 {
+            break;
+        }
+    }
+    Ok(last)
+}
