@@ -1,10 +1,12 @@
 //! The measurements run, tiny, so that they cannot rot; what they measure here means nothing.
 
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
+use tungstenite::Message;
 
 /// Where examples are built.
 fn examples() -> PathBuf {
@@ -93,6 +95,62 @@ fn idle() {
     let report = drive(&["idle"]);
     assert_eq!(report["samples"].as_array().map(Vec::len), Some(8));
     assert_eq!(figures(&report).len(), 5);
+}
+
+#[test]
+fn crowd() {
+    let report = drive(&["crowd"]);
+    assert_eq!(figures(&report).len(), 3);
+    let samples = report["samples"].as_array().expect("samples");
+    assert_eq!(samples.len(), 2, "{report:#}");
+    for held in samples {
+        assert_eq!(held["deliveries"]["count"], 1_000, "{held:#}");
+        assert!(held["heartbeats"]["count"].as_u64() > Some(0), "{held:#}");
+    }
+}
+
+/// What a server sends a subscriber for a publish.
+fn delivery_of(program: &Path, arguments: &[&str]) -> Value {
+    let mut server = Command::new(program)
+        .args(arguments)
+        .args(["--listen", "127.0.0.1:0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let out = server.stdout.take().expect("a pipe");
+    let mut lines = BufReader::new(out).lines().map_while(Result::ok);
+    let url = lines.find_map(|line| Some(line.strip_prefix("listening on ")?.to_owned()));
+    let url = url.expect("a line says where it listens");
+    let url = format!("{}/ws", url.trim_end_matches("/ws").trim_end_matches('/'));
+    let (mut socket, _) = tungstenite::connect(&url).expect("an upgrade");
+    let mut ask = |text: &str| {
+        socket.send(Message::text(text)).expect("it takes it");
+        socket
+            .read()
+            .expect("it answers")
+            .into_text()
+            .expect("text")
+    };
+    ask(r#"{"type":"subscribe","channel":"common-0"}"#);
+    let message = ask(r#"{"type":"publish","channel":"common-0","data":"abc"}"#);
+    server.kill().expect("it runs");
+    server.wait().expect("it ends");
+    let fields: Value = serde_json::from_str(&message).expect("JSON");
+    assert_eq!(fields["data"], "abc");
+    serde_json::json!({
+        "bytes": message.len(),
+        "channel": fields["channel"],
+        "from": fields["from"],
+        "offset": fields["offset"],
+    })
+}
+
+#[test]
+fn the_crowds_floor_sends_as_many_bytes() {
+    let ringwire = Path::new(env!("CARGO_BIN_EXE_ringwire"));
+    let ours = delivery_of(ringwire, &["serve", "--shards", "1"]);
+    let floor = delivery_of(&examples().join("crowd_floor"), &["--processes", "3"]);
+    assert_eq!(ours, floor);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 mod compare;
 mod control;
+mod crowd;
 mod disconnect;
 mod echo;
 mod fanout;
@@ -86,6 +87,15 @@ enum Command {
     Fanout,
     /// Memory of idle connections: user and kernel.
     Idle,
+    /// A connected crowd beside bare sockets: memory, heartbeats, a message to all.
+    Crowd {
+        /// Connections; one shard, or one process of the baseline, for each 17,000.
+        #[arg(long, default_value_t = 100_000)]
+        connections: u32,
+        /// Seconds between two heartbeats of a connection.
+        #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+        heartbeat: u32,
+    },
     /// Other servers beside ringwire: cost of messages and handshakes, memory, latency.
     Compare(compare::Options),
     /// Two shards against one: user time per message.
@@ -197,6 +207,53 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
             holder.arguments.push("--hold".to_owned());
             let ringwire = programs.ringwire(&setup, &holder);
             idle::run(&setup, &holder, &ringwire, quick)
+        }
+        Command::Crowd {
+            connections,
+            heartbeat,
+        } => {
+            let all = if quick {
+                connections / 200
+            } else {
+                connections
+            };
+            let heartbeat = if quick { 1 } else { heartbeat };
+            let intervals = options.seconds.unwrap_or(0.0) / f64::from(heartbeat);
+            let size = crowd::Size {
+                few: all / 5,
+                all,
+                heartbeat: Duration::from_secs(heartbeat.into()),
+                intervals: (intervals.ceil() as u32).max(2),
+                broadcasts: if quick { 2 } else { 5 },
+                quiet: Duration::from_millis(if quick { 200 } else { 1_500 }),
+                slab_looks: if quick { 4 } else { 120 },
+            };
+            anyhow::ensure!(size.few > 0, "--connections {connections}: use at least 5");
+            let setup = Setup {
+                // Each of them opens and holds all connections twice.
+                rounds: options.rounds.unwrap_or(if quick { 1 } else { 3 }),
+                ..setup
+            };
+            let parts = all.div_ceil(CONNECTIONS_PER_SHARD);
+            let mut floor = programs.baseline("crowd_floor", &setup);
+            let heartbeat_ms = size.heartbeat.as_millis().to_string();
+            let words = [
+                "--processes",
+                &parts.to_string(),
+                "--heartbeat-ms",
+                &heartbeat_ms,
+            ];
+            floor.arguments.extend(words.map(str::to_owned));
+            let ringwire = match &programs.server {
+                Some(program) => {
+                    // Everybody is on these few cores: an answer may take longer than across a network.
+                    let config =
+                        format!("[heartbeat]\ninterval_ms = {heartbeat_ms}\ntimeout_ms = 120000\n");
+                    ringwire(program, parts as usize, &[setup.server_core]).with_config(&config)
+                }
+                None => programs.ringwire(&setup, &floor),
+            };
+            crowd::run(&setup, &floor, &ringwire, size)
         }
         Command::Compare(options) => {
             let mut holder = programs.baseline("epoll_echo", &setup);
