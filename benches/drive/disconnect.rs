@@ -1,7 +1,7 @@
 //! `drive disconnect`: what others notice when thousands of subscribers disconnect at once.
 
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ringwire::load::statistics::{median, paired_ratio};
 use ringwire::load::{
@@ -145,7 +145,8 @@ fn round(setup: &Setup, launch: &Launch, size: Size, round: u32) -> anyhow::Resu
     })
 }
 
-/// What is noticed from now on, for as long as a window is, or `event` takes.
+/// What is noticed from now on, for as long as a window is, or `event` takes, or until something of both
+/// kinds has come: a short window on a slow machine could have nothing in it.
 fn window(
     setup: &Setup,
     server: &Server,
@@ -156,8 +157,14 @@ fn window(
     publishing.lap(PATIENCE)?;
     coming.lap(PATIENCE)?;
     let (began, cpu) = (Instant::now(), server.process.cpu()?);
+    let come = || (publishing.counts().messages, coming.live().ready);
+    let (messages, ready) = come();
     event()?;
     thread::sleep(setup.window.saturating_sub(began.elapsed()));
+    let both = || matches!(come(), (more, open) if more > messages && open > ready);
+    while !both() && began.elapsed() < PATIENCE {
+        thread::sleep(Duration::from_millis(1));
+    }
     Ok(Window {
         deliveries: publishing.lap(PATIENCE)?.messages.summary(),
         connects: coming.lap(PATIENCE)?.connects.summary(),
