@@ -94,7 +94,9 @@ impl<S: Read + Write> Client<S> {
         let mut frame = self.hear();
         assert_eq!(
             (&frame["type"], &frame["channel"]),
-            (&json!("message"), &json!(channel))
+            (&json!("message"), &json!(channel)),
+            "{:.300}",
+            frame.to_string()
         );
         (
             frame["offset"].as_u64().expect("an offset"),
