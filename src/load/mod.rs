@@ -32,6 +32,7 @@ mod connection;
 mod echo;
 mod explain;
 mod fanout;
+mod handshake;
 mod idle;
 pub mod launch;
 pub mod machine;

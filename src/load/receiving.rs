@@ -6,7 +6,6 @@ use super::connection::Stage;
 use super::scenario::{Outgoing, Scenario};
 use super::worker::Worker;
 use crate::ring::{BufferId, Completion, Op, Ring, Token};
-use crate::wire::client::parse_response;
 use crate::wire::frame::Opcode;
 use crate::wire::message::{self, Event, Flow};
 
@@ -151,7 +150,6 @@ impl<S: Scenario> Worker<S> {
             pool: &mut self.pool,
             keys: &mut self.keys,
         };
-        let mut consumed = 0;
         let (mut became_ready, mut opened, mut held) = (false, false, false);
         let mut pings = 0;
         let mut rest: Vec<u8>;
@@ -161,25 +159,15 @@ impl<S: Scenario> Worker<S> {
             Stage::Upgrading => {
                 let mut head = std::mem::take(&mut connection.head);
                 head.extend_from_slice(input);
-                let Some(accepted) =
-                    parse_response(&head, &self.accept).map_err(|error| error.to_string())?
-                else {
+                let Some(answer_bytes) = self.handshake.read(&head)? else {
                     connection.head = head;
                     return Ok(());
                 };
-                if let Some(chosen) = accepted.subprotocol
-                    && !is_offered(self.subprotocols.as_deref(), chosen)
-                {
-                    return Err(format!(
-                        "the server chose {chosen:?}, which was not offered"
-                    ));
-                }
-                consumed += accepted.consumed;
                 connection.stage = Stage::Open;
                 self.connecting -= 1;
                 opened = true;
                 became_ready = self.scenario.opened(key, &mut connection.state, &mut out);
-                rest = head.split_off(consumed);
+                rest = head.split_off(answer_bytes);
                 frames = &mut rest;
             }
             Stage::New | Stage::Connecting | Stage::Parted | Stage::Closed => {}
@@ -237,10 +225,4 @@ impl<S: Scenario> Worker<S> {
             .map(|_| ())
             .map_err(|error| format!("the server broke the protocol: {error}"))
     }
-}
-
-/// Whether a subprotocol is in the list of those that were offered.
-fn is_offered(offers: Option<&str>, chosen: &str) -> bool {
-    let mut offers = offers.into_iter().flat_map(|list| list.split(','));
-    offers.any(|offer| offer.trim() == chosen)
 }

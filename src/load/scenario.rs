@@ -89,12 +89,8 @@ impl Outgoing<'_> {
         buffer.truncate(buffer.len() - payload.len().div_ceil(2));
     }
 
-    /// Adds bytes that are no frame (the upgrade request).
-    pub(super) fn raw(&mut self, bytes: &[u8]) {
-        self.buffer().extend_from_slice(bytes);
-    }
-
-    fn buffer(&mut self) -> &mut Vec<u8> {
+    /// Where all of that goes; for bytes that are no frame (the upgrade request).
+    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
         let pool = &mut *self.pool;
         self.waiting
             .get_or_insert_with(|| pool.take())

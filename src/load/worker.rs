@@ -16,16 +16,15 @@ use socket2::{Domain, Socket, Type};
 use super::Latencies;
 use super::connection::{Connection, Stage};
 use super::explain::{self, NoSource};
-use super::plan::{CONNECTION, Ending, Plan};
+use super::handshake::Handshake;
+use super::plan::{Ending, Plan};
 use super::run::{Lap, Phase, Shared};
 use super::scenario::{MaskKeys, Outgoing, Scenario};
 use crate::ring::{
     BufferClass, Completion, Op, PayloadPool, Peers, Ring, Token, Uring, UringConfig, Wait,
 };
 use crate::wire::Role;
-use crate::wire::client::write_request;
 use crate::wire::message::Rules;
-use crate::wire::upgrade::AcceptKey;
 
 /// Receives in flight at most, and so buffers in use: what one turn can take without running out.
 const SMALL_BUFFERS: u16 = 512;
@@ -33,7 +32,7 @@ const LARGE_BUFFERS: u16 = 128;
 /// Answers up to this size are received into small buffers.
 const SMALL_BYTES: usize = 2_048;
 /// Largest message that a server may send, in bytes.
-const MESSAGE_BYTES_MAX: usize = 32 << 20;
+pub(super) const MESSAGE_BYTES_MAX: usize = 32 << 20;
 /// How long a worker with nothing to do sleeps before it looks at the phase again.
 const SLEEP_US: u32 = 2_000;
 /// Ports that connections from given source addresses have, from here on: below those that the kernel
@@ -58,10 +57,7 @@ pub(super) struct Worker<S: Scenario> {
     /// The number of this worker's first connection.
     pub(super) first: u32,
     pub(super) endings: Vec<Ending>,
-    /// The upgrade request; between its parts belongs the connection's number.
-    request: Vec<Vec<u8>>,
-    pub(super) accept: AcceptKey,
-    pub(super) subprotocols: Option<String>,
+    pub(super) handshake: Handshake,
     pub(super) rules: Rules,
     pub(super) class: BufferClass,
     pub(super) pool: PayloadPool,
@@ -142,24 +138,7 @@ impl<S: Scenario> Worker<S> {
             BufferClass::Small => (SMALL_BUFFERS, 1),
             BufferClass::Large => (1, LARGE_BUFFERS),
         };
-        let mut key = [0; 16];
-        getrandom::fill(&mut key).map_err(|error| anyhow::anyhow!("no random bytes: {error}"))?;
-        let mut request = Vec::new();
-        let host = plan.host.clone();
-        let host = host.unwrap_or_else(|| plan.address.to_string());
-        let headers: Vec<(&str, &str)> = plan
-            .headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-            .collect();
-        let accept = write_request(
-            &mut request,
-            &host,
-            &plan.path,
-            &key,
-            plan.subprotocols.as_deref(),
-            &headers,
-        );
+        let handshake = Handshake::new(plan)?;
         let part = f64::from(connections) / f64::from(plan.connections);
         Ok(Self {
             ring: Uring::new(config)?,
@@ -180,9 +159,6 @@ impl<S: Scenario> Worker<S> {
             connect_rate: plan.connect_rate.map(|rate| f64::from(rate) * part),
             first: plan.first + share.start,
             endings: plan.endings.clone(),
-            request: split(&request, CONNECTION.as_bytes()),
-            accept,
-            subprotocols: plan.subprotocols.clone(),
             rules: Rules {
                 role: Role::Client,
                 message_bytes: MESSAGE_BYTES_MAX,
@@ -190,7 +166,8 @@ impl<S: Scenario> Worker<S> {
             },
             class,
             pool: PayloadPool::new(),
-            keys: MaskKeys::new(u32::from_ne_bytes([key[0], key[1], key[2], key[3]])),
+            keys: handshake.mask_keys(),
+            handshake,
             listed: Vec::new(),
             starved: VecDeque::new(),
             receives: 0,
@@ -440,12 +417,7 @@ impl<S: Scenario> Worker<S> {
             pool: &mut self.pool,
             keys: &mut self.keys,
         };
-        for (at, part) in self.request.iter().enumerate() {
-            if at > 0 {
-                out.raw(format!("{:06}", self.first + key).as_bytes());
-            }
-            out.raw(part);
-        }
+        self.handshake.write(self.first + key, out.buffer());
         self.list(key);
         Ok(())
     }
@@ -507,16 +479,4 @@ impl<S: Scenario> Worker<S> {
         self.shared.fail_connection(reason, self.failures_max);
         self.close(key);
     }
-}
-
-/// The parts of `bytes` between each `separator`; at least one.
-fn split(bytes: &[u8], separator: &[u8]) -> Vec<Vec<u8>> {
-    let mut parts = Vec::new();
-    let mut rest = bytes;
-    while let Some(at) = memchr::memmem::find(rest, separator) {
-        parts.push(rest[..at].to_vec());
-        rest = &rest[at + separator.len()..];
-    }
-    parts.push(rest.to_vec());
-    parts
 }
