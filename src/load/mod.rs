@@ -43,15 +43,16 @@ mod receiving;
 mod run;
 mod scenario;
 pub mod statistics;
+pub mod tun;
 mod worker;
 
 pub use channels::{
     CHANNEL_PUBLISH_BYTES_MIN, CHANNELS_MAX, ChannelGroup, ChannelsPlan, SUBSCRIPTIONS_MAX, Traffic,
 };
 pub use plan::{
-    CONNECTION, EchoPlan, Ending, FanoutPlan, OUTSTANDING_MAX, PUBLISH_BYTES_MIN, Plan, PlanError,
-    Scenario, WORKER_CONNECTIONS_MAX,
+    CONNECTION, EchoPlan, Ending, Ends, FanoutPlan, OUTSTANDING_MAX, PUBLISH_BYTES_MIN, Plan,
+    PlanError, Scenario, WORKER_CONNECTIONS_MAX,
 };
 pub use process::{CpuTime, Process};
-pub use run::{Counts, Lap, Live, Load, Summary};
+pub use run::{Counts, Lap, Live, Load, Network, Summary};
 pub use statistics::{Latencies, LatencySummary};

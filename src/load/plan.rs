@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Serialize;
 
 use super::channels::ChannelsPlan;
+use super::tun::addresses;
 
 /// Connections of one worker at most: its ring's table of direct descriptors is capped by
 /// RLIMIT_NOFILE (20,000 on an ordinary machine), and a source address has some 28,000 ports.
@@ -27,6 +28,8 @@ pub struct Plan {
     pub host: Option<String>,
     /// Subprotocols to offer, comma-separated. The server must choose one of them, or none.
     pub subprotocols: Option<String>,
+    /// What the clients' ends of the connections are.
+    pub ends: Ends,
     /// Connections in all, over all workers.
     pub connections: u32,
     /// Client threads, each with a ring of its own; at most [`WORKER_CONNECTIONS_MAX`] connections
@@ -68,6 +71,18 @@ pub struct Plan {
     pub spin: bool,
     /// What the connections do once they are open.
     pub scenario: Scenario,
+}
+
+/// What the clients' ends of connections are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ends {
+    /// Sockets of this machine.
+    #[default]
+    Sockets,
+    /// In user space, behind a TUN device ([`super::Load::start_behind`]): the kernel has nothing of them. One
+    /// worker; every connection ends with a reset.
+    Tun,
 }
 
 /// How a connection ends.
@@ -216,6 +231,7 @@ impl Plan {
             path: path.to_owned(),
             host: None,
             subprotocols: None,
+            ends: Ends::Sockets,
             connections,
             workers: connections.div_ceil(WORKER_CONNECTIONS_MAX).max(1),
             cores: Vec::new(),
@@ -290,6 +306,9 @@ impl Plan {
         if let Some(bytes) = self.receive_buffer_bytes {
             within("receive_buffer_bytes", bytes.into(), 4_096, 1 << 30)?;
         }
+        if self.ends == Ends::Tun {
+            self.check_tun()?;
+        }
         if let Some(rate) = self.connect_rate {
             within("connect_rate", rate.into(), 1, 1_000_000)?;
         }
@@ -313,7 +332,7 @@ impl Plan {
                 need: need.max(publishers.saturating_mul(self.workers)),
             });
         }
-        if self.share(0).len() as u32 > WORKER_CONNECTIONS_MAX {
+        if self.ends == Ends::Sockets && self.share(0).len() as u32 > WORKER_CONNECTIONS_MAX {
             return Err(PlanError::TooManyConnections {
                 connections: self.connections,
                 workers: self.workers,
@@ -321,6 +340,27 @@ impl Plan {
             });
         }
         Ok(())
+    }
+
+    /// What clients behind a TUN device can do.
+    fn check_tun(&self) -> Result<(), PlanError> {
+        within("workers", self.workers.into(), 1, 1)?;
+        let most = addresses::CONNECTIONS_MAX;
+        within("connections", self.connections.into(), 1, most.into())?;
+        let excluded = [
+            ("stay_ms", self.stay_ms.is_some()),
+            ("stall", self.stall),
+            ("connect_rate", self.connect_rate.is_some()),
+            ("sources", !self.sources.is_empty()),
+            (
+                "endings other than a reset",
+                self.endings.iter().any(|ending| *ending != Ending::Reset),
+            ),
+        ];
+        match excluded.iter().find(|(_, given)| *given) {
+            Some((name, _)) => Err(PlanError::Both("clients behind a TUN device", name)),
+            None => Ok(()),
+        }
     }
 
     /// The connections of one worker; the first ones have one more when they don't divide evenly.
@@ -399,6 +439,16 @@ mod tests {
         assert!(plan(9, 1, fanout(1, "\"")).check().is_err());
         assert!(plan(9, 1, fanout(0, "c")).check().is_err());
         assert!(plan(4, 2, fanout(3, "c")).check().is_err());
+        let behind = |connections, workers| Plan {
+            ends: Ends::Tun,
+            ..plan(connections, workers, Scenario::Idle)
+        };
+        assert_eq!(behind(1_000_001, 1).check(), Ok(()));
+        assert!(behind(10_000_002, 1).check().is_err());
+        assert!(behind(38_000, 2).check().is_err());
+        let mut closing = behind(1, 1);
+        closing.endings = vec![Ending::Reset, Ending::Close];
+        assert!(matches!(closing.check(), Err(PlanError::Both(_, _))));
         let echo = |size_bytes, outstanding| {
             plan(1, 1, Scenario::Echo(EchoPlan::new(size_bytes, outstanding))).check()
         };

@@ -13,7 +13,9 @@ use super::channels::{Board, Channels};
 use super::echo::Echo;
 use super::fanout::{Fanout, Progress};
 use super::idle::Idle;
-use super::plan::{OUTSTANDING_MAX, Plan, Scenario};
+use super::plan::{Ends, OUTSTANDING_MAX, Plan, Scenario};
+use super::scenario::Scenario as Traffic;
+use super::tun;
 use super::worker::Worker;
 use super::{Latencies, LatencySummary};
 
@@ -64,6 +66,9 @@ pub(super) struct Counters {
     pub(super) behind: AtomicU64,
     pub(super) unread: AtomicU64,
     pub(super) pings: AtomicU64,
+    pub(super) sent_again: AtomicU64,
+    pub(super) out_of_order: AtomicU64,
+    pub(super) damaged: AtomicU64,
     pub(super) ready: AtomicU32,
     /// The last lap that was handed in.
     pub(super) lap: AtomicU32,
@@ -179,6 +184,17 @@ pub struct Live {
     pub failed: u64,
 }
 
+/// What clients behind a TUN device saw of the network between them and the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Network {
+    /// Segments that they sent again, because no acknowledgement came in time.
+    pub sent_again: u64,
+    /// Segments that came when others were due: something before them was lost, or they came twice.
+    pub out_of_order: u64,
+    /// Packets with a wrong checksum or length, which were thrown away.
+    pub damaged: u64,
+}
+
 /// What is left of a run when it is over.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Summary {
@@ -220,7 +236,22 @@ impl Load {
     /// When the plan cannot be run, or a thread not be started. What fails in a thread (a ring that
     /// the kernel does not give, a connection that is refused) is returned by the next call.
     pub fn start(plan: &Plan) -> anyhow::Result<Self> {
+        Self::start_with(plan, None)
+    }
+
+    /// The same for a plan with [`Ends::Tun`]: the clients are behind `device`.
+    ///
+    /// # Errors
+    /// As [`Load::start`].
+    pub fn start_behind(plan: &Plan, device: &Arc<tun::Device>) -> anyhow::Result<Self> {
+        Self::start_with(plan, Some(device))
+    }
+
+    fn start_with(plan: &Plan, device: Option<&Arc<tun::Device>>) -> anyhow::Result<Self> {
         plan.check()?;
+        if device.is_some() != (plan.ends == Ends::Tun) {
+            bail!("clients behind a TUN device, and no others, are started with the device");
+        }
         let shared = Arc::new(Shared::new(plan.workers));
         let progress = progress(plan);
         let (board, groups, publishers) = match &plan.scenario {
@@ -242,6 +273,7 @@ impl Load {
         for index in 0..plan.workers as usize {
             let (plan, shared) = (plan.clone(), Arc::clone(&shared));
             let (progress, board) = (progress.clone(), board.clone());
+            let device = device.cloned();
             let core = match plan.cores.len() {
                 0 => None,
                 cores => Some(plan.cores[index % cores]),
@@ -251,7 +283,7 @@ impl Load {
                     .is_none_or(|id| core_affinity::set_for_current(core_affinity::CoreId { id }));
                 if !pinned {
                     shared.fail(format!("cannot pin a client thread to core {core:?}"));
-                } else if let Err(error) = work(&plan, index, progress, board, &shared) {
+                } else if let Err(error) = work(&plan, index, progress, board, &shared, device) {
                     shared.fail(format!("client thread {index}: {error:#}"));
                 }
             };
@@ -321,6 +353,16 @@ impl Load {
     #[must_use]
     pub fn pings(&self) -> u64 {
         self.sum(|worker| worker.pings.load(Ordering::Relaxed))
+    }
+
+    /// What the network did, to clients behind a TUN device. (Of sockets, the kernel knows.)
+    #[must_use]
+    pub fn network(&self) -> Network {
+        Network {
+            sent_again: self.sum(|worker| worker.sent_again.load(Ordering::Relaxed)),
+            out_of_order: self.sum(|worker| worker.out_of_order.load(Ordering::Relaxed)),
+            damaged: self.sum(|worker| worker.damaged.load(Ordering::Relaxed)),
+        }
     }
 
     /// Why the first connection failed, of those that may.
@@ -511,6 +553,7 @@ fn work(
     progress: Option<Arc<Progress>>,
     board: Option<Arc<Board>>,
     shared: &Arc<Shared>,
+    device: Option<Arc<tun::Device>>,
 ) -> anyhow::Result<()> {
     let share = plan.share(index as u32);
     let connections = share.len() as u32;
@@ -520,7 +563,7 @@ fn work(
             let bytes = (echo.size_bytes + 10).saturating_mul(echo.outstanding as usize);
             let share = f64::from(connections) / f64::from(plan.connections);
             let rate = echo.rate.map(|rate| f64::from(rate) * share);
-            Worker::new(plan, index, Echo::new(*echo, rate), bytes, shared)?.run()
+            drive(plan, index, Echo::new(*echo, rate), bytes, shared, device)
         }
         (Scenario::Fanout(fanout), Some(progress), _) => {
             // The envelope takes about 100 bytes.
@@ -528,7 +571,7 @@ fn work(
             let bytes = (fanout.size_bytes + 110).saturating_mul(all);
             let publishers = if index == 0 { fanout.publishers } else { 0 };
             let scenario = Fanout::new(fanout.clone(), progress, connections, publishers);
-            Worker::new(plan, index, scenario, bytes, shared)?.run()
+            drive(plan, index, scenario, bytes, shared, device)
         }
         (Scenario::Channels(channels), _, Some(board)) => {
             let bytes = channels.size_bytes + 160;
@@ -543,10 +586,25 @@ fn work(
                 first_number,
                 plan.connecting,
             );
-            Worker::new(plan, index, scenario, bytes, shared)?.run()
+            drive(plan, index, scenario, bytes, shared, device)
         }
         (Scenario::Idle | Scenario::Fanout(_) | Scenario::Channels(_), ..) => {
-            Worker::new(plan, index, Idle, 0, shared)?.run()
+            drive(plan, index, Idle, 0, shared, device)
         }
+    }
+}
+
+/// Runs the clients of a thread, whatever their ends are.
+fn drive<S: Traffic>(
+    plan: &Plan,
+    index: usize,
+    scenario: S,
+    answer_bytes: usize,
+    shared: Arc<Shared>,
+    device: Option<Arc<tun::Device>>,
+) -> anyhow::Result<()> {
+    match device {
+        Some(device) => tun::Worker::new(plan, scenario, shared, device)?.run(),
+        None => Worker::new(plan, index, scenario, answer_bytes, shared)?.run(),
     }
 }

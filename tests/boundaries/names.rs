@@ -125,6 +125,9 @@ const OWNED_CRATES: &[(&str, &[&str])] = &[
     ("rustls_native_certs", &["load"]),
     ("x509_parser", &["load"]),
     ("url", &["load"]),
+    // Clients in user space.
+    ("etherparse", &["load"]),
+    ("tun_rs", &["load"]),
     ("crossbeam_channel", &["mesh"]),
     ("hyper", &["gateway"]),
 ];
