@@ -6,14 +6,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use url::Url;
 
 use super::{FAILURE, USAGE, print};
 use crate::load::bench::{
-    Bench, Clients, Echoes, Options, Own, Publishes, Running, Steady, Target, prepare_report, run,
-    this_program, write_report,
+    Bench, Clients, Echoes, Options, Own, Publishes, Running, Steady, Target, Tun, prepare_report,
+    run, this_program, write_report,
 };
+use crate::load::tun::Device;
 use crate::topology::{Machine, Shared, raise_nofile};
 
 /// How `ringwire bench` ends, for its help.
@@ -143,6 +144,8 @@ enum ScenarioFlags {
         #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
         hold: Duration,
         #[command(flatten)]
+        ends: EndFlags,
+        #[command(flatten)]
         common: Common,
     },
     /// All connections end at once, beside others with steady traffic
@@ -152,6 +155,25 @@ enum ScenarioFlags {
         #[command(flatten)]
         common: Common,
     },
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+struct EndFlags {
+    /// What the clients are
+    #[arg(long, value_enum, default_value = "sockets", help_heading = "Clients")]
+    clients: ClientEnds,
+    /// With --clients tun: packets for the clients that the device holds; more are lost and sent again [default:
+    /// 10,000]
+    #[arg(long, value_name = "PACKETS", value_parser = clap::value_parser!(u32).range(1..=500_000), help_heading = "Clients")]
+    tun_queue: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ClientEnds {
+    /// Sockets of this machine: they take as much kernel memory as the server's
+    Sockets,
+    /// In user space, behind a TUN device: the kernel has the server's end only. Takes root and /dev/net/tun
+    Tun,
 }
 
 #[derive(Clone, Copy, Debug, Args)]
@@ -412,11 +434,15 @@ impl ScenarioFlags {
                 };
                 (bench, common.connections.unwrap_or(2_000), common.others)
             }
-            Self::Million { hold, common } => (
-                Bench::Million { hold },
-                common.connections.unwrap_or(1_000_000),
-                common.others,
-            ),
+            Self::Million { hold, ends, common } => {
+                let queue = ends.tun_queue.unwrap_or(Device::QUEUE);
+                let tun = (ends.clients == ClientEnds::Tun).then_some(Tun { queue });
+                (
+                    Bench::Million { hold, tun },
+                    common.connections.unwrap_or(1_000_000),
+                    common.others,
+                )
+            }
             Self::Storm { rounds, common } => (
                 Bench::Storm { rounds },
                 common.connections.unwrap_or(10_000),
@@ -474,6 +500,11 @@ fn check(scenario: Bench, connections: u32, others: &Others) -> anyhow::Result<(
     }
     if let Some(threads) = others.threads.filter(|threads| *threads > connections) {
         bail!("--threads {threads}: more than the {connections} connections");
+    }
+    if scenario.tun().is_some() && (others.threads.is_some() || !others.source.is_empty()) {
+        bail!(
+            "--clients tun: one thread has all of them, on addresses of their own; leave out --threads and --source"
+        );
     }
     match scenario {
         Bench::Fanout(publishes) | Bench::Slow { publishes, .. } => {

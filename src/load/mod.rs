@@ -2,7 +2,8 @@
 //!
 //! It stands outside the way of a message and measures it: clients on rings of their own, on
 //! threads of their own, that check every byte they get back ([`Load`] runs a [`Plan`]), and the
-//! reading of what the server process used meanwhile ([`Process`]). [`probe`] is a client of another
+//! reading of what the server process used meanwhile ([`Process`]). [`tun`] has clients without sockets and
+//! without rings, so that the kernel's memory is the server's alone. [`probe`] is a client of another
 //! kind: over blocking sockets, it tests whether a server, any one, does what it should.
 //!
 //! ```no_run

@@ -14,7 +14,7 @@ mod run;
 mod steady;
 mod watch;
 
-pub use options::{Bench, Clients, Echoes, Options, Own, Publishes, Running, Steady, Target};
+pub use options::{Bench, Clients, Echoes, Options, Own, Publishes, Running, Steady, Target, Tun};
 pub use outcome::{Check, Distribution, Figure, Outcome, Phase, Sample, number};
 pub use page::{prepare_report, write_report};
 pub use run::{run, this_program};

@@ -154,6 +154,8 @@ pub enum Bench {
     Million {
         /// How long they are held.
         hold: Duration,
+        /// The clients are behind a TUN device, and are no sockets.
+        tun: Option<Tun>,
     },
     /// All connections but those with steady traffic end at once.
     MassDisconnect {
@@ -181,6 +183,15 @@ impl Bench {
         }
     }
 
+    /// The TUN device that the clients are behind, if they are.
+    #[must_use]
+    pub const fn tun(&self) -> Option<Tun> {
+        match self {
+            Self::Million { tun, .. } => *tun,
+            _ => None,
+        }
+    }
+
     /// Whether the clients speak ringwire's protocol. The others are for any WebSocket server, those with
     /// messages for one that echoes.
     #[must_use]
@@ -190,6 +201,13 @@ impl Bench {
             Self::Fanout(_) | Self::Slow { .. } | Self::Million { .. }
         )
     }
+}
+
+/// Clients in user space behind a TUN device: the kernel's memory is the server's alone.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Tun {
+    /// Packets for them that the device holds. More are lost, and the server sends them again.
+    pub queue: u32,
 }
 
 /// Echo traffic.

@@ -14,6 +14,8 @@ pub struct Outcome {
     pub options: serde_json::Value,
     /// How the server was started, if it was; else where it was found.
     pub server: String,
+    /// Which of the ways it was run in, where a scenario has several.
+    pub way: Option<String>,
     /// What has to be said beside the figures, if anything.
     pub notes: Vec<String>,
     /// What it ran on.
@@ -113,6 +115,9 @@ impl Outcome {
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = format!("{}server    {}\n", self.machine.text(), self.server);
+        if let Some(way) = &self.way {
+            text += &format!("way       {way}\n");
+        }
         for note in &self.notes {
             text += &format!("note      {note}\n");
         }

@@ -2,11 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use rustix::process::{Resource, getrlimit};
-use tempfile::TempDir;
 
 use super::options::{Bench, Options, Own, Steady, Target};
 use super::outcome::{Check, Distribution, Figure, Outcome, number};
@@ -15,12 +15,15 @@ use super::{crowds, million, publishing, steady, watch};
 use crate::load::launch::{Launch, Server};
 use crate::load::machine::{Machine, without_folders};
 use crate::load::process::socket_slabs;
+use crate::load::tun::Device;
 use crate::load::{
-    EchoPlan, Latencies, Load, Plan, Process, Scenario, Summary, WORKER_CONNECTIONS_MAX,
+    EchoPlan, Ends, Latencies, Load, Plan, Process, Scenario, Summary, WORKER_CONNECTIONS_MAX,
 };
 
 /// Of a shard's table, what connections may take: they are not spread evenly.
 const TABLE_SHARE: f64 = 0.85;
+/// Connections that are being opened at a time, at most, as a plan allows.
+const CONNECTING_MAX: u32 = 4_096;
 /// Time for all connections to open.
 const OPENING: Duration = Duration::from_secs(600);
 /// How long memory has to be the same before it is read, and how long that may take.
@@ -36,6 +39,8 @@ pub(super) struct Run<'a> {
     pub(super) echo_path: String,
     pub(super) channel_path: String,
     pub(super) watch: Watch,
+    /// What the clients are behind, if they are no sockets.
+    device: Option<Arc<Device>>,
     /// Connections of loads that have started (the next one's first number), and their threads.
     started: u32,
     workers: u32,
@@ -48,8 +53,10 @@ pub(super) struct Run<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Memory {
     user_bytes: Option<u64>,
-    /// Of all sockets of this machine, both ends; for root.
+    /// Of all sockets of this machine, both ends where the clients have sockets; for root.
     kernel_bytes: Option<u64>,
+    /// The load generator's own.
+    client_bytes: Option<u64>,
 }
 
 impl Memory {
@@ -75,9 +82,25 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
     if let Bench::Million { .. } = options.scenario {
         million::check_memory(options)?;
     }
+    let device = match options.scenario.tun() {
+        Some(tun) => Some(Arc::new(Device::open(tun.queue)?)),
+        None => None,
+    };
     let logs = tempfile::tempdir().context("cannot make a folder for the server's log")?;
     let mut own = None;
+    let mut shards = None;
     let (address, host, echo_path, channel_path, process, described) = match &options.server {
+        Target::Running(running)
+            if device.is_some() && running.address.ip() != Device::address() =>
+        {
+            let address = Device::address();
+            bail!(
+                "clients behind a TUN device reach {address} only, not {}: let the server listen on 0.0.0.0 in \
+                 this network namespace, and use --url ws://{address}:{}/ws",
+                running.address.ip(),
+                running.address.port()
+            )
+        }
         Target::Running(running) => (
             running.address,
             running.host.clone(),
@@ -95,7 +118,13 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
                 Bench::Million { .. } => million::CONFIG,
                 _ => "",
             };
-            let (server, described) = start(launch, config, options.clients.connections, &logs)?;
+            let listen = match &device {
+                Some(_) => Device::address(),
+                None => Ipv4Addr::LOCALHOST,
+            };
+            let start = room_for(launch, listen, config, options.clients.connections);
+            shards = Some(start.shards);
+            let (server, described) = (Server::start(&start.launch, logs.path())?, start.described);
             let (address, process) = (server.address, server.process.clone());
             own = Some(server);
             let paths = ("/echo".to_owned(), "/ws".to_owned());
@@ -116,6 +145,7 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
         echo_path,
         channel_path,
         watch: Watch::new(process, options.progress),
+        device,
         started: 0,
         workers: 0,
         figures: Vec::new(),
@@ -160,6 +190,10 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
         options: serde_json::json!({ "scenario": options.scenario, "clients": options.clients }),
         server: described,
         notes: options.notes.clone(),
+        way: match options.scenario {
+            Bench::Million { tun, .. } => Some(million::way(tun, &options.server, shards)),
+            _ => None,
+        },
         machine,
         phases: std::mem::take(&mut watch.phases),
         samples: std::mem::take(&mut watch.samples),
@@ -170,20 +204,24 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
     })
 }
 
-/// Starts a server with room for `connections`.
-fn start(
-    own: &Own,
-    config: &str,
-    connections: u32,
-    logs: &TempDir,
-) -> anyhow::Result<(Server, String)> {
+/// How to start a server.
+struct Start {
+    launch: Launch,
+    /// As a person would type it.
+    described: String,
+    shards: usize,
+}
+
+/// A server with room for `connections`.
+fn room_for(own: &Own, listen: Ipv4Addr, config: &str, connections: u32) -> Start {
     let nofile = getrlimit(Resource::Nofile).maximum;
     let each = nofile.map_or(f64::INFINITY, |most| (most as f64 * TABLE_SHARE).max(1.0));
     let needed = (f64::from(connections) / each).ceil() as usize;
     let shards = own
         .shards
         .unwrap_or_else(|| needed.max(own.cores.len()).max(1));
-    let mut arguments: Vec<String> = ["serve", "--listen", "127.0.0.1:0", "--shards"]
+    let listen = format!("{listen}:0");
+    let mut arguments: Vec<String> = ["serve", "--listen", &listen, "--shards"]
         .map(str::to_owned)
         .into();
     arguments.push(shards.to_string());
@@ -204,7 +242,11 @@ fn start(
     if !lines.is_empty() {
         described += &format!(", where FILE says {}", lines.join(" "));
     }
-    Ok((Server::start(&launch, logs.path())?, described))
+    Start {
+        launch,
+        described,
+        shards,
+    }
 }
 
 impl Run<'_> {
@@ -230,7 +272,7 @@ impl Run<'_> {
                 stay_ms,
                 steady,
             } => crowds::churn(self, rate, stay_ms, steady),
-            Bench::Million { hold } => million::million(self, hold),
+            Bench::Million { hold, .. } => million::million(self, hold),
             Bench::Storm { rounds } => crowds::storm(self, rounds),
             Bench::MassDisconnect { steady } => crowds::mass_disconnect(self, steady),
         }
@@ -267,8 +309,50 @@ impl Run<'_> {
         plan.failures_max = clients.failures_max;
         plan.spin = clients.spin && self.workers as usize <= clients.cores.len();
         plan.first = self.started;
+        if self.device.is_some() {
+            plan.ends = Ends::Tun;
+            // One thread opens as many at a time as the threads would that sockets take.
+            let threads = connections.div_ceil(WORKER_CONNECTIONS_MAX);
+            plan.connecting = plan.connecting.saturating_mul(threads).min(CONNECTING_MAX);
+            plan.workers = 1;
+        }
         self.started += connections;
         plan
+    }
+
+    /// What the network between clients behind a TUN device and the server lost, and what that made of it.
+    pub(super) fn network_figures(&mut self, load: &Load) {
+        let Some(device) = self.device.clone() else {
+            return;
+        };
+        let network = load.network();
+        for (name, count) in [
+            (
+                "packets for the clients that the device lost",
+                device.lost(),
+            ),
+            (
+                "segments that the clients sent again",
+                Some(network.sent_again),
+            ),
+            (
+                "segments that came out of order, or twice",
+                Some(network.out_of_order),
+            ),
+            ("packets that came damaged", Some(network.damaged)),
+        ] {
+            if let Some(count) = count {
+                self.figure(name, count as f64, "");
+            }
+        }
+    }
+
+    /// Starts the clients of `plan`.
+    pub(super) fn start(&self, plan: &Plan) -> anyhow::Result<Load> {
+        match &self.device {
+            Some(device) => Load::start_behind(plan, device),
+            None => Load::start(plan),
+        }
     }
 
     /// Starts the clients of `plan` and waits until all of them are ready.
@@ -283,7 +367,7 @@ impl Run<'_> {
         plan: &Plan,
     ) -> anyhow::Result<(Load, Duration)> {
         self.watch.phase(name, &[])?;
-        let load = Load::start(plan)?;
+        let load = self.start(plan)?;
         let took = self.opened(&load, plan.connections, &[])?;
         Ok((load, took))
     }
@@ -395,6 +479,9 @@ impl Run<'_> {
         Memory {
             user_bytes: user,
             kernel_bytes: slabs.map(|slabs| slabs.iter().map(|slab| slab.bytes).sum()),
+            client_bytes: Process::new(std::process::id())
+                .and_then(|own| own.private_dirty_bytes())
+                .ok(),
         }
     }
 
@@ -403,15 +490,29 @@ impl Run<'_> {
         let each = |before: Option<u64>, after: Option<u64>| {
             Some((after? as f64 - before? as f64) / f64::from(connections.max(1)))
         };
-        if let Some(bytes) = each(before.user_bytes, after.user_bytes) {
+        let user = each(before.user_bytes, after.user_bytes);
+        if let Some(bytes) = user {
             self.figure("server memory per connection", bytes, "bytes");
         }
         if let Some(bytes) = after.user_bytes {
             self.figure("server memory in all", bytes as f64 / 1e6, "MB");
         }
-        if let Some(bytes) = each(before.kernel_bytes, after.kernel_bytes) {
-            let name = "kernel slab per connection, all sockets of this machine";
+        let kernel = each(before.kernel_bytes, after.kernel_bytes);
+        if let Some(bytes) = kernel {
+            let name = match self.device {
+                Some(_) => "kernel slab per connection, the server's end alone",
+                None => "kernel slab per connection, all sockets of this machine",
+            };
             self.figure(name, bytes, "bytes");
+        }
+        if self.device.is_some() {
+            if let Some((user, kernel)) = user.zip(kernel) {
+                let name = "user and kernel memory per connection";
+                self.figure(name, user + kernel, "bytes");
+            }
+            if let Some(bytes) = each(before.client_bytes, after.client_bytes) {
+                self.figure("the clients' own memory per connection", bytes, "bytes");
+            }
         }
     }
 

@@ -4,13 +4,14 @@
 //! scenario keeps. All else (what it sent and is not acknowledged, the answer to its upgrade request, a
 //! part of a frame) is in an [`Extra`], which exists as long as there is something in it.
 
+use std::collections::VecDeque;
 use std::net::SocketAddrV4;
 
 use slab::Slab;
 
 use super::addresses;
 use super::segment::{NoSegment, Segment};
-use super::tcp::{Arrival, End, Flight, Reply, State, Tcp, reset_for};
+use super::tcp::{Arrival, End, Flight, Lost, Reply, State, Tcp, reset_for};
 use crate::load::Latencies;
 use crate::load::handshake::Handshake;
 use crate::load::plan::Plan;
@@ -101,9 +102,9 @@ pub(super) struct Clients<S: Scenario> {
     pool: PayloadPool,
     buffers: Vec<Vec<u8>>,
     /// Connections that may have something to send.
-    listed: Vec<u32>,
+    listed: VecDeque<u32>,
     /// Resets that belong to no connection.
-    resets: Vec<Segment<'static>>,
+    resets: VecDeque<Segment<'static>>,
     /// Bytes of a segment, for the decoder to unmask where they are.
     input: Vec<u8>,
     packet: Vec<u8>,
@@ -146,8 +147,8 @@ impl<S: Scenario> Clients<S> {
             handshake,
             pool: PayloadPool::new(),
             buffers: Vec::new(),
-            listed: Vec::new(),
-            resets: Vec::new(),
+            listed: VecDeque::new(),
+            resets: VecDeque::new(),
             input: Vec::new(),
             packet: Vec::new(),
             now_ns: 0,
@@ -237,7 +238,7 @@ impl<S: Scenario> Clients<S> {
         let key = addresses::find(segment.to).filter(|&key| key < self.count());
         let Some(key) = key.filter(|_| segment.from == self.server) else {
             if !segment.rst {
-                self.resets.push(reset_for(&segment));
+                self.resets.push_back(reset_for(&segment));
             }
             return;
         };
@@ -254,7 +255,7 @@ impl<S: Scenario> Clients<S> {
         self.counted.out_of_order += u64::from(out_of_order);
         match reply {
             Reply::Acknowledge => connection.marks.owes = true,
-            Reply::Reset => self.resets.push(reset_for(&segment)),
+            Reply::Reset => self.resets.push_back(reset_for(&segment)),
             Reply::Nothing => {}
         }
         debug_assert!(!opened || bytes.is_empty());
@@ -410,21 +411,28 @@ impl<S: Scenario> Clients<S> {
         let marks = &mut self.connections[key as usize].marks;
         if !marks.listed {
             marks.listed = true;
-            self.listed.push(key);
+            self.listed.push_back(key);
         }
     }
 
-    /// Sends what there is to send.
-    pub(super) fn flush(&mut self, out: &mut impl FnMut(&[u8])) {
+    /// Whether [`Clients::flush`] may have something to send.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.resets.is_empty() || !self.listed.is_empty()
+    }
+
+    /// Sends what there is to send, of at most `most` connections.
+    pub(super) fn flush(&mut self, most: usize, out: &mut impl FnMut(&[u8])) {
         let packet = &mut self.packet;
         let mut send = |segment: &Segment<'_>| {
             segment.write(packet);
             out(packet);
         };
-        for reset in self.resets.drain(..) {
+        let resets = self.resets.len().min(most);
+        for reset in self.resets.drain(..resets) {
             send(&reset);
         }
-        for key in self.listed.drain(..) {
+        let listed = self.listed.len().min(most - resets);
+        for key in self.listed.drain(..listed) {
             let connection = &mut self.connections[key as usize];
             connection.marks.listed = false;
             let extra = self.extras.get_mut(connection.extra as usize);
@@ -437,9 +445,10 @@ impl<S: Scenario> Clients<S> {
         }
     }
 
-    /// Sends again what has not been acknowledged in time; a connection for which that was done too often
-    /// fails.
-    pub(super) fn sweep(&mut self, out: &mut impl FnMut(&[u8])) {
+    /// Sends again what has not been acknowledged in time, of at most `most` connections: true if there may be
+    /// more. A connection for which that was done too often fails.
+    pub(super) fn sweep(&mut self, most: usize, out: &mut impl FnMut(&[u8])) -> bool {
+        let mut again = 0;
         let mut lost = Vec::new();
         for (_, extra) in &mut self.extras {
             let tcp = &self.connections[extra.key as usize].tcp;
@@ -449,8 +458,13 @@ impl<S: Scenario> Clients<S> {
                 self.counted.sent_again += 1;
                 out(&self.packet);
             });
-            if sent.is_err() {
-                lost.push(extra.key);
+            match sent {
+                Ok(true) => again += 1,
+                Ok(false) => {}
+                Err(Lost) => lost.push(extra.key),
+            }
+            if again == most {
+                break;
             }
         }
         for key in lost {
@@ -463,6 +477,7 @@ impl<S: Scenario> Clients<S> {
             };
             self.fail(key, reason);
         }
+        again == most
     }
 
     /// A connection failed.
@@ -482,7 +497,7 @@ impl<S: Scenario> Clients<S> {
             let extra = self.extras.get(connection.extra as usize);
             let flight = extra.map(|extra| &extra.flight);
             let base = Segment::new(addresses::of(key), self.server, 0);
-            self.resets.push(connection.tcp.reset(flight, base));
+            self.resets.push_back(connection.tcp.reset(flight, base));
         }
         if !connection.marks.upgraded {
             self.connecting -= 1;

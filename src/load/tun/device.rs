@@ -55,6 +55,13 @@ impl Device {
         SERVER
     }
 
+    /// Packets for the clients that were lost so far, because the device held as many as it can.
+    #[must_use]
+    pub fn lost(&self) -> Option<u64> {
+        let text = std::fs::read_to_string("/proc/self/net/dev").ok()?;
+        dropped(&text, &self.name)
+    }
+
     /// Reads a packet; `None` if there is none.
     pub(super) fn receive(&self, packet: &mut [u8]) -> io::Result<Option<usize>> {
         match self.device.recv(packet) {
@@ -105,6 +112,14 @@ fn is_ours() -> bool {
     from.is_ok_and(|from| from.ip() == SERVER)
 }
 
+/// Packets that the kernel could not send through the device `name`, from /proc/net/dev (`proc_pid_net(5)`).
+fn dropped(text: &str, name: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+    let (_, numbers) = lines.find(|(device, _)| device.trim() == name)?;
+    // Eight numbers of what was received; then bytes, packets, errors, drops.
+    numbers.split_whitespace().nth(11)?.parse().ok()
+}
+
 /// What to do about a device that the kernel does not give.
 fn explained(error: &io::Error) -> anyhow::Error {
     let hint = match Errno::from_io_error(error) {
@@ -124,6 +139,18 @@ fn explained(error: &io::Error) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_device_lost_is_found() {
+        let text = "Inter-|   Receive                            |  Transmit\n\
+            face |bytes packets errs drop fifo frame compressed multicast|bytes packets errs drop fifo\n\
+            \u{20}   lo:       0       0    0    0    0     0          0         0        0       0    0    0    0\n\
+            \u{20} tun0: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n";
+        assert_eq!(dropped(text, "tun0"), Some(12));
+        assert_eq!(dropped(text, "lo"), Some(0));
+        assert_eq!(dropped(text, "tun"), None);
+        assert_eq!(dropped("tun0: 1 2", "tun0"), None);
+    }
 
     #[test]
     fn what_is_missing_is_explained() {

@@ -125,7 +125,7 @@ impl Tcp {
         self.state
     }
 
-    /// Takes a segment of the peer.
+    /// Takes a segment of the peer. While there is a `flight`, [`Tcp::send`] has to follow, whatever came.
     pub fn receive<'a>(
         &mut self,
         flight: Option<&mut Flight>,
@@ -391,8 +391,8 @@ impl Flight {
         self.bytes
     }
 
-    /// Bytes that are to be sent after all others. What they are must not be changed before the call
-    /// of [`Tcp::send`] that sends them.
+    /// Bytes from the first one that is not acknowledged on. What is appended is sent after all others; what
+    /// is there has to stay.
     pub fn bytes(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }

@@ -15,6 +15,9 @@ use crate::load::scenario::Scenario;
 
 /// Packets that are taken before answers are sent.
 const BATCH: usize = 128;
+/// Connections for which something is sent before packets are looked at: answers come at once, and the device
+/// does not hold everything.
+const SEND_BATCH: usize = 64;
 /// How often it is looked for what has to be sent again.
 const SWEEP: Duration = Duration::from_millis(50);
 /// How long a thread with nothing to do sleeps before it looks at the phase again.
@@ -75,7 +78,7 @@ impl<S: Scenario> Worker<S> {
             let packets = self.take_packets()?;
             self.publish_counts();
             self.end_lap();
-            if packets == 0 {
+            if packets == 0 && !self.clients.is_waiting() {
                 let busy = running || self.clients.is_connecting();
                 if busy && self.spin {
                     std::hint::spin_loop();
@@ -107,16 +110,18 @@ impl<S: Scenario> Worker<S> {
         }
         self.flush()?;
         if self.swept.elapsed() >= SWEEP {
-            self.swept = Instant::now();
             self.clock();
             let mut sent = Ok(());
             let device = &self.device;
-            self.clients.sweep(&mut |packet| {
+            let more = self.clients.sweep(SEND_BATCH, &mut |packet| {
                 if sent.is_ok() {
                     sent = device.send(packet);
                 }
             });
             sent.context("cannot write to the TUN device")?;
+            if !more {
+                self.swept = Instant::now();
+            }
         }
         for reason in self.clients.failures() {
             self.shared.fail_connection(reason, self.failures_max);
@@ -127,7 +132,7 @@ impl<S: Scenario> Worker<S> {
     fn flush(&mut self) -> anyhow::Result<()> {
         let mut sent = Ok(());
         let device = &self.device;
-        self.clients.flush(&mut |packet| {
+        self.clients.flush(SEND_BATCH, &mut |packet| {
             if sent.is_ok() {
                 sent = device.send(packet);
             }
@@ -180,14 +185,14 @@ impl<S: Scenario> Worker<S> {
     fn close_all(&mut self) -> anyhow::Result<()> {
         for key in 0..self.clients.count() {
             self.clients.close(key);
-            if key % CLOSE_BATCH == 0 {
+            while key % CLOSE_BATCH == 0 && self.clients.is_waiting() {
                 self.take_packets()?;
             }
         }
         let began = Instant::now();
         let mut last = Instant::now();
         while last.elapsed() < QUIET && began.elapsed() < LINGER {
-            if self.take_packets()? > 0 {
+            if self.take_packets()? > 0 || self.clients.is_waiting() {
                 last = Instant::now();
             } else {
                 self.device.wait(SLEEP)?;

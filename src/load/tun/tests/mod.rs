@@ -95,8 +95,9 @@ impl Run {
         let mut packets = Vec::new();
         self.clients.clock(self.now_ns);
         self.clients.turn(false);
-        self.clients
-            .flush(&mut |packet| packets.push((Whither::Server, packet.to_vec())));
+        self.clients.flush(3, &mut |packet| {
+            packets.push((Whither::Server, packet.to_vec()))
+        });
         let mut answers = Vec::new();
         while let Some((whither, packet)) = self.network.arrived(self.now_ns) {
             match whither {
@@ -104,12 +105,14 @@ impl Run {
                 Whither::Server => self.server.take(&packet, &mut self.random, &mut answers),
             }
         }
-        self.clients
-            .flush(&mut |packet| packets.push((Whither::Server, packet.to_vec())));
+        self.clients.flush(3, &mut |packet| {
+            packets.push((Whither::Server, packet.to_vec()))
+        });
         if self.now_ns >= self.swept_ns + SWEEP_NS {
             self.swept_ns = self.now_ns;
-            self.clients
-                .sweep(&mut |packet| packets.push((Whither::Server, packet.to_vec())));
+            self.clients.sweep(3, &mut |packet| {
+                packets.push((Whither::Server, packet.to_vec()))
+            });
         }
         self.server
             .flush(self.now_ns, &mut self.random, &mut answers);
@@ -120,6 +123,11 @@ impl Run {
         }
         self.failures.extend(self.clients.failures());
         let next_ns = self.network.next_ns().unwrap_or(u64::MAX);
+        let next_ns = if self.clients.is_waiting() {
+            0
+        } else {
+            next_ns
+        };
         self.now_ns = next_ns.clamp(self.now_ns + 1, self.swept_ns + SWEEP_NS);
     }
 
