@@ -163,7 +163,7 @@ struct EndFlags {
     #[arg(long, value_enum, default_value = "sockets", help_heading = "Clients")]
     clients: ClientEnds,
     /// With --clients tun: packets for the clients that the device holds; more are lost and sent again [default:
-    /// 10,000]
+    /// 100,000]
     #[arg(long, value_name = "PACKETS", value_parser = clap::value_parser!(u32).range(1..=500_000), help_heading = "Clients")]
     tun_queue: Option<u32>,
 }

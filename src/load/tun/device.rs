@@ -22,7 +22,7 @@ pub struct Device {
 
 impl Device {
     /// Packets for the clients that the device holds if nothing else is said.
-    pub const QUEUE: u32 = 10_000;
+    pub const QUEUE: u32 = 100_000;
 
     /// Makes a device in the network namespace of this process, with [`Device::address`] for the server, and
     /// the clients behind it. It holds `queue` packets that have not been read; more are lost.
