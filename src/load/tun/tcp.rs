@@ -208,7 +208,9 @@ impl Tcp {
         if acknowledged > 0 && acknowledged as usize > sent {
             return acknowledge; // of what was never sent
         }
-        if acknowledged >= 0 && ahead >= 0 {
+        // What acknowledges something says what there is room for beyond that, also where the rest of it is old:
+        // it was sent again.
+        if acknowledged > 0 || acknowledged == 0 && ahead >= 0 {
             self.window = segment.window;
         }
         if let Some(flight) = flight {

@@ -200,6 +200,24 @@ fn no_more_is_sent_than_there_is_room_for() {
     assert!(flight.is_over());
 }
 
+/// Found by the fuzzer: the end of the room moved along with the acknowledgement.
+#[test]
+fn what_comes_again_says_what_there_is_room_for() {
+    let (mut tcp, mut flight) = opened();
+    flight.bytes().extend_from_slice(b"0123456789");
+    let room = |ahead, acknowledged, window| Segment {
+        window,
+        ..theirs(ahead, acknowledged, b"")
+    };
+    tcp.receive(Some(&mut flight), &room(0, 0, 4));
+    assert_eq!(sent(&tcp, &mut flight, false, 5), [(0, b"0123".to_vec())]);
+    tcp.receive(Some(&mut flight), &room(-1, 3, 1));
+    assert_eq!(sent(&tcp, &mut flight, false, 6), []);
+    // An old one that acknowledges nothing new says nothing.
+    tcp.receive(Some(&mut flight), &room(-1, 3, 9));
+    assert_eq!(sent(&tcp, &mut flight, false, 7), []);
+}
+
 #[test]
 fn what_is_not_acknowledged_is_sent_again_but_not_for_ever() {
     let (tcp, mut flight) = opened();
