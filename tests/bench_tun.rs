@@ -91,7 +91,7 @@ fn the_recipe_with_the_servers_memory_alone() {
 /// A device that holds so few packets loses many.
 #[test]
 fn what_the_device_loses_is_made_up_for() {
-    let flags = "-n 200 --hold 200ms --shards 2 --connecting 64 --tun-queue 16";
+    let flags = "-n 100 --hold 200ms --shards 2 --connecting 40 --tun-queue 24";
     let Some(result) = passed(flags) else {
         return;
     };
