@@ -125,6 +125,11 @@ fn what_does_not_go_together_is_refused() {
             "use --url ws://198.18.0.1:9/ws",
         ),
         ("--clients rubber", 2, "sockets, tun"),
+        (
+            "--clients sockets --tun-queue 5",
+            2,
+            "it is for --clients tun",
+        ),
     ] {
         let clients = if flags.contains("--clients") {
             ""

@@ -458,10 +458,24 @@ impl ScenarioFlags {
     }
 }
 
+impl ScenarioFlags {
+    /// What its own flags have to do with each other.
+    fn check(&self) -> anyhow::Result<()> {
+        if let Self::Million { ends, .. } = self
+            && ends.tun_queue.is_some()
+            && ends.clients != ClientEnds::Tun
+        {
+            bail!("--tun-queue: sockets have no such queue; it is for --clients tun");
+        }
+        Ok(())
+    }
+}
+
 pub(super) fn execute(command: BenchCommand) -> anyhow::Result<ExitCode> {
+    let checked = command.scenario.check();
     let (scenario, connections, others) = command.scenario.take();
     let (report, json) = (others.report.clone(), others.json);
-    let options = match options(scenario, connections, others) {
+    let options = match checked.and_then(|()| options(scenario, connections, others)) {
         Ok(options) => options,
         Err(error) => {
             eprintln!("ringwire bench: {error:#}");
