@@ -1,5 +1,9 @@
 //! The measurements run, tiny, so that they cannot rot; what they measure here means nothing.
 
+#[path = "support/settings.rs"]
+mod settings;
+
+use settings::without_settings;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -111,7 +115,7 @@ fn crowd() {
 
 /// What a server sends a subscriber for a publish.
 fn delivery_of(program: &Path, arguments: &[&str]) -> Value {
-    let mut server = Command::new(program)
+    let mut server = without_settings(Command::new(program))
         .args(arguments)
         .args(["--listen", "127.0.0.1:0"])
         .stdout(Stdio::piped())

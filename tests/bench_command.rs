@@ -1,6 +1,10 @@
 //! `ringwire bench` from outside, against servers of its own, servers that we did not write, and servers
 //! that do something wrong.
 
+#[path = "support/settings.rs"]
+mod settings;
+
+use settings::without_settings;
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -21,10 +25,7 @@ struct Output {
 }
 
 fn bench(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("RINGWIRE_")) {
-        command.env_remove(name);
-    }
+    let mut command = without_settings(Command::new(env!("CARGO_BIN_EXE_ringwire")));
     let output = command
         .arg("bench")
         .args(arguments)
@@ -364,10 +365,7 @@ fn flags_that_contradict_each_other_are_refused() {
 #[test]
 fn a_signal_ends_the_run_and_its_server() {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("RINGWIRE_")) {
-        command.env_remove(name);
-    }
+    let mut command = without_settings(Command::new(env!("CARGO_BIN_EXE_ringwire")));
     let run = command
         .args([
             "bench", "idle", "-n", "50", "--hold", "1h", "--json", "--report",
@@ -661,10 +659,7 @@ fn headers_tokens_and_subprotocols_are_sent() {
 #[test]
 fn a_running_server_is_measured_by_its_process() {
     let program = Path::new(env!("CARGO_BIN_EXE_ringwire"));
-    let mut command = Command::new(program);
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("RINGWIRE_")) {
-        command.env_remove(name);
-    }
+    let mut command = without_settings(Command::new(program));
     let mut server = command
         .args(["serve", "--listen", "127.0.0.1:0", "--shards", "1"])
         .stdout(Stdio::piped())

@@ -1,6 +1,10 @@
 //! `ringwire bench million --clients tun`, each run in a network namespace of its own. Takes root, `unshare` and
 //! /dev/net/tun.
 
+#[path = "support/settings.rs"]
+mod settings;
+
+use settings::without_settings;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -34,10 +38,7 @@ fn inside(script: &str) -> Option<(Option<i32>, String, String)> {
         let _ = writeln!(std::io::stderr(), "SKIPPED {}: {missing}", test_name());
         return None;
     }
-    let mut command = Command::new("unshare");
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("RINGWIRE_")) {
-        command.env_remove(name);
-    }
+    let mut command = without_settings(Command::new("unshare"));
     let output = command
         .args(["--net", "sh", "-ec", script, env!("CARGO_BIN_EXE_ringwire")])
         .stdin(Stdio::null())

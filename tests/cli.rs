@@ -1,5 +1,9 @@
 //! The program from outside: exit codes, what it prints, and where.
 
+#[path = "support/settings.rs"]
+mod settings;
+
+use settings::without_settings;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,10 +16,7 @@ struct Output {
 }
 
 fn ringwire(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("RINGWIRE_")) {
-        command.env_remove(name);
-    }
+    let mut command = without_settings(Command::new(env!("CARGO_BIN_EXE_ringwire")));
     let output = command
         .args(arguments)
         .envs(environment.iter().copied())

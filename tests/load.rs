@@ -1,6 +1,10 @@
 //! The load generator against the baselines and the server: what it counts is what happened, and what
 //! a server does wrong is found.
 
+#[path = "support/settings.rs"]
+mod settings;
+
+use settings::without_settings;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -39,13 +43,7 @@ impl Baseline {
 
     /// The server's program, without what the environment says for the tests.
     fn program() -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("RINGWIRE_") {
-                command.env_remove(name);
-            }
-        }
-        command
+        without_settings(Command::new(env!("CARGO_BIN_EXE_ringwire")))
     }
 
     fn spawn(command: &mut Command) -> Self {

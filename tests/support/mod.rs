@@ -4,9 +4,11 @@
 //! one that a virtual machine with an older kernel runs.
 
 pub(crate) mod output;
+mod settings;
 
 use output::Output;
 use rustix::process::{Pid, Signal, kill_process};
+pub(crate) use settings::without_settings;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -16,16 +18,6 @@ use std::time::{Duration, Instant};
 
 /// How long anything may take before a test gives up. Generous, because nothing is measured with it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The command without the variables of whoever runs the tests: they are not this server's.
-pub(crate) fn without_settings(mut command: Command) -> Command {
-    for (name, _) in std::env::vars_os() {
-        if name.as_encoded_bytes().starts_with(b"RINGWIRE_") {
-            command.env_remove(name);
-        }
-    }
-    command
-}
 
 /// The binary under test.
 pub(crate) fn binary() -> PathBuf {
