@@ -26,6 +26,12 @@ const BURST: u64 = if cfg!(test) { 10 } else { 1000 };
 const BURST_TURN: usize = if cfg!(test) { 10 } else { 1024 };
 const LESS: usize = 8;
 
+/// mimalloc lets one thread at a time give memory back, and leaves out those that ask meanwhile. When a crowd
+/// leaves all shards at once, what these have freed would stay: so each asks once more after this time, and
+/// each shard so much later than the one before it, in milliseconds.
+const AGAIN_MS: u32 = 5_000;
+const APART_MS: u32 = 100;
+
 /// Where the walk stands.
 #[derive(Default)]
 pub(super) struct Sweep {
@@ -34,6 +40,8 @@ pub(super) struct Sweep {
     housekept_at: Ms,
     /// What had been stirred when memory was last given back.
     collected_at: u64,
+    /// When memory is given back once more.
+    again_at: Option<Ms>,
     /// The most completions of a turn: since then, and since the last round of housekeeping.
     largest_turn: usize,
     largest_lately: usize,
@@ -82,6 +90,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 self.sweep.collected_at = self.core.stirred;
                 self.sweep.largest_turn = 0;
                 self.give_back();
+                let apart_ms = u32::from(self.core.shard).saturating_mul(APART_MS);
+                self.sweep.again_at = Some(now.plus(AGAIN_MS + apart_ms));
+            } else if calm && self.sweep.again_at.is_some_and(|at| is_due(now, at)) {
+                self.sweep.again_at = None;
+                memory::give_back();
             }
         }
     }
