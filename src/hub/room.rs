@@ -28,15 +28,7 @@ macro_rules! room {
     };
 }
 
-room!(Vec<T>, VecDeque<T>);
-
-impl<T: Ord> Room for BinaryHeap<T> {
-    fn give_back(&mut self) {
-        if let Some(room) = enough(self.len(), self.capacity()) {
-            self.shrink_to(room);
-        }
-    }
-}
+room!(Vec<T>, VecDeque<T>, BinaryHeap<T>);
 
 #[cfg(test)]
 mod tests {
