@@ -83,7 +83,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             counters.history_bytes.set(home.history_bytes() as u64);
             counters.history_evicted.set(home.history_evicted());
             counters.users.set(core.users.len() as u64);
-            // After a burst; never while connections keep coming or going.
+            // After a burst: of traffic, or of connections when none is coming or going any more.
             let calm = self.core.handshakes.is_empty() && self.core.closings.is_empty();
             let stirred = self.core.stirred - self.sweep.collected_at >= BURST;
             if self.sweep.burst_is_over() || stirred && calm {

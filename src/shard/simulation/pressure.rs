@@ -389,3 +389,45 @@ fn members_that_come_and_go_do_not_fill_the_way_to_a_stalled_home() {
     server.rest();
     server.check_presence();
 }
+
+/// What a crowd needed goes when it has left, and whoever comes then is served as before.
+#[test]
+fn the_room_of_a_crowd_goes_with_it() {
+    let mut server = server(1, 256, |config| config.heartbeat.interval_ms = 0);
+    let crowd: Vec<Peer> = (0..200)
+        .map(|number| {
+            let peer = Peer::upgrade(&mut server, 0, "/", 1 << 20);
+            let subscribe = format!(r#"{{"type":"subscribe","channel":"channel {number}"}}"#);
+            peer.text(&server, &subscribe);
+            peer
+        })
+        .collect();
+    server.rest();
+    assert_eq!(server.shard(0).core.high_key, 200);
+    let slots = server.shard(0).core.connections.capacity();
+    for peer in &crowd {
+        server.world.borrow_mut().reset(peer.socket);
+    }
+    server.rest();
+    assert!(server.shard(0).core.connections.is_empty());
+    assert_eq!(server.shard(0).core.home.len(), 200);
+    // Channels are remembered for a minute, memory is given back once more after that.
+    server.wait(70_000);
+    let shard = server.shard(0);
+    assert!(shard.completions.capacity() <= 64 && shard.hung_up.capacity() <= 64);
+    let core = &mut shard.core;
+    assert_eq!(
+        (core.high_key, core.home.len(), core.local.len()),
+        (0, 0, 0)
+    );
+    assert_eq!(core.connections.capacity(), slots, "there is room for all");
+    assert!(core.dirty.capacity() <= 64 && core.closings.capacity() <= 64);
+    let late = Peer::upgrade(&mut server, 0, "/", 1 << 20);
+    late.text(&server, r#"{"type":"subscribe","channel":"channel 7"}"#);
+    server.rest();
+    let heard = late.texts(&server);
+    assert!(
+        heard.len() == 1 && heard[0].contains(r#""type":"subscribed""#),
+        "{heard:?}"
+    );
+}
